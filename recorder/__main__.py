@@ -1,0 +1,3 @@
+from recorder.commands.cli import main
+
+raise SystemExit(main())

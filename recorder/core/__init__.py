@@ -1,0 +1,1 @@
+"""What happens to frames and rows: pure functions and state, no clock, no I/O, no log."""

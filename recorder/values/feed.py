@@ -1,0 +1,136 @@
+"""What a feed is made of, as values: its spec, its capability record, its endpoint, and what a session may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+SECOND = 1_000_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+
+
+class FeedSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One configured feed, or one connection's share of it. Holds no secret: it is written into the journal."""
+
+    name: str
+    provider: str
+    channels: tuple[str, ...] = ("trades", "quotes")
+    symbols: tuple[str, ...] = ()  # canonical, or the provider's own spelling
+    options: dict[str, str] = msgspec.field(default_factory=dict)  # api, market, feed, format … by provider
+    url: str | None = None  # overrides the provider's own address
+    rest_url: str | None = None
+    schedule: str | None = None  # None: as [schedule] says
+    connection: int = 0  # which of the feed's connections
+
+
+class Capability(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider can and cannot do. Session, kernels and coverage read it; none knows a provider by name."""
+
+    channels: tuple[str, ...]
+    loss_detector: Literal["trade_id", "sequence", "none"]
+    scope: Literal["symbol", "connection", "none"]
+    loss_size_known: bool
+    trade_ids: Literal["contiguous", "increasing", "per_exchange_day", "opaque"]
+    connections_max: int  # that one recorder may hold open
+    symbols_per_connection_max: int
+    subscribe_items_max: int  # symbols (or streams) in one subscribe message
+    sends_per_second_max: float
+    connects_per_minute_max: float
+    hold_ns: int = 0  # wait this long after a drop before connecting again
+    life_ns: int = 0  # the provider cuts a connection of this age; 0: never
+    history: str = ""  # in words, what backfill can reach
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """How to open one connection and when to give it up."""
+
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+    # A frame that has one of these byte strings at its offset is data and goes to decode alone; every other frame is
+    # also offered to on_control. Cheap enough to be asked of every frame.
+    data_marks: tuple[tuple[int, bytes], ...] = ()
+    open_timeout_ns: int = 10 * SECOND
+    ready_timeout_ns: int = 15 * SECOND  # from open to Ready: authentication and subscription
+    silence_ns: int = 60 * SECOND  # no bytes at all for this long: the connection is dead
+    ping_ns: int = 20 * SECOND  # WebSocket ping of ours; 0: never
+    app_ping: bytes | None = None  # a provider's own ping message, sent every app_ping_ns
+    app_ping_ns: int = 0
+    compression: bool = False
+
+
+# Commands: what a feed's session wants done. Values only; the shell carries them out.
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send this message: str as a text frame, bytes as a binary frame. ``secret``: never to be logged or journalled."""
+
+    payload: str | bytes
+    secret: bool = False
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Authenticated and every subscription acknowledged; ``symbols`` is what the provider said it delivers."""
+
+    symbols: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something worth a log line and a row in feed_events."""
+
+    event: str  # noun.verb_past
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reconnect:
+    """Give this connection up and open another after at least ``hold_ns``."""
+
+    reason: str
+    hold_ns: int = 0
+
+
+@dataclass(frozen=True)
+class Fatal:
+    """Trying again cannot help until the user changes something (bad key, feed not in plan)."""
+
+    reason: str
+
+
+Command = Send | Ready | Notice | Reconnect | Fatal
+
+
+class ProviderInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What configuration must know of a provider."""
+
+    name: str
+    channels: tuple[str, ...]
+    options: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)  # option → allowed values, first is default
+    credentials: tuple[str, ...] = ()  # names of environment variables; NAME_FILE reads a file
+    hosts: tuple[str, ...] = ()  # host names by which a capture of this provider is recognised
+    session_zone: str = "UTC"  # whose midnight starts a new VWAP session
+
+
+class Feed(Protocol):
+    """One file each under recorder/feeds/. An instance serves one connection."""
+
+    def capability(self) -> Capability: ...
+
+    def shards(self) -> list[FeedSpec]:
+        """Split the spec over as many connections as the provider's limits ask for."""
+
+    def endpoint(self) -> Endpoint: ...
+
+    def on_open(self) -> list[Command]: ...
+
+    def on_control(self, payload: bytes) -> list[Command]:
+        """A frame that is not data: acknowledgement, error, heartbeat. Never raises on a provider's nonsense."""
+
+    def decoder(self, out: Any) -> Callable[[bytes, int], None]:
+        """Return decode(payload, ts_recv): frame → rows into ``out``. Raises FrameError for what does not fit."""

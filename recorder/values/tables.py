@@ -1,0 +1,171 @@
+"""Every table, declared once. DDL, row layout, wire encoding and the README's table follow from this file."""
+
+from __future__ import annotations
+
+from recorder.values.schema import DOUBLE, INT, LONG, TIMESTAMP, VARCHAR, Column, Table, label, series, symbol
+
+# Bits of `flags`, named as the README and the views name them.
+OUTLIER = 1  # |zscore| above outlier_sigma
+SIZE_SPIKE = 2  # size above size_multiple × the rolling mean size
+LATE = 4  # ts_event older than the last one seen of its series
+BACKFILLED = 8  # from history, or sent by the provider as a snapshot on subscribing
+CORRECTED = 16  # replaces a trade the provider corrected
+CANCELLED = 32  # withdraws the trade with this trade_id; never counts
+NOT_LAST_ELIGIBLE = 64  # may not set last, open, high, low or close
+NOT_VOLUME_ELIGIBLE = 128  # does not count in volume or VWAP
+HALTED = 256  # printed while the symbol was halted
+DUPLICATE = 512  # seen before in this stream: never stored, used between kernels only
+
+FLAGS = {
+    "outlier": OUTLIER,
+    "size_spike": SIZE_SPIKE,
+    "late": LATE,
+    "backfilled": BACKFILLED,
+    "corrected": CORRECTED,
+    "cancelled": CANCELLED,
+    "not_last_eligible": NOT_LAST_ELIGIBLE,
+    "not_volume_eligible": NOT_VOLUME_ELIGIBLE,
+    "halted": HALTED,
+}
+
+SIDES = ("sell", "buy")
+SELL, BUY = 1, 2  # codes of the `side` label; 0 is unknown
+
+TRADES = Table(
+    "trades",
+    "a print",
+    partition="DAY",
+    dedup=("ts_event", "symbol", "feed", "exchange", "trade_id"),
+    columns=(
+        Column("ts_event", TIMESTAMP, "provider's match time"),
+        Column("ts_recv", TIMESTAMP, "when its bytes arrived here"),
+        series(),
+        Column("exchange", symbol(64), "where it printed, as the provider names it; null where provider = exchange"),
+        Column("trade_id", LONG, "provider's id; a non-numeric one is hashed, see trade_ref"),
+        Column("trade_ref", VARCHAR, "provider's id where it is not a number"),
+        Column("price", DOUBLE, "as printed"),
+        Column("size", DOUBLE, "as printed: shares, coins or contracts"),
+        Column("side", label(*SIDES), "side of the aggressor, never of the resting order"),
+        Column("conditions", symbol(1024), "sale conditions as sent, comma separated"),
+        Column("tape", symbol(16), "consolidated tape, where there is one"),
+        Column("flags", INT, "bit mask, see FLAGS"),
+        Column("vwap", DOUBLE, "VWAP of the session up to this trade", computed=True),
+        Column("rolling_vwap", DOUBLE, "VWAP of the last rolling_vwap_s seconds", computed=True),
+        Column("zscore", DOUBLE, "log return against the window before this trade", computed=True),
+        Column("missed", LONG, "ids lost just before this one; null when none or not knowable", computed=True),
+    ),
+)
+
+QUOTES = Table(
+    "quotes",
+    "a best bid and offer",
+    partition="DAY",
+    dedup=("ts_event", "symbol", "feed", "sequence", "bid", "bid_size", "ask", "ask_size"),
+    columns=(
+        Column("ts_event", TIMESTAMP, "provider's time of the quote; ts_recv where it sends none"),
+        Column("ts_recv", TIMESTAMP, "when its bytes arrived here"),
+        series(),
+        Column("sequence", LONG, "provider's update id, where it sends one"),
+        Column("bid", DOUBLE, "best bid; null when there is none"),
+        Column("bid_size", DOUBLE, "at the best bid"),
+        Column("ask", DOUBLE, "best offer; null when there is none"),
+        Column("ask_size", DOUBLE, "at the best offer"),
+        Column("bid_exchange", symbol(64), "who bids"),
+        Column("ask_exchange", symbol(64), "who offers"),
+        Column("conditions", symbol(1024), "quote conditions as sent, comma separated"),
+        Column("flags", INT, "bit mask, see FLAGS"),
+    ),
+)
+
+BARS = Table(
+    "bars",
+    "open, high, low, close and volume of a timeframe, as the provider sends them",
+    partition="MONTH",
+    dedup=("ts_event", "symbol", "feed", "timeframe"),
+    columns=(
+        Column("ts_event", TIMESTAMP, "start of the bar"),
+        Column("ts_recv", TIMESTAMP, "when its bytes arrived here"),
+        series(),
+        Column("timeframe", symbol(32), "1m, 5m, 1h, 1d …"),
+        Column("open", DOUBLE, "first price"),
+        Column("high", DOUBLE, "highest price"),
+        Column("low", DOUBLE, "lowest price"),
+        Column("close", DOUBLE, "last price"),
+        Column("volume", DOUBLE, "sum of sizes"),
+        Column("vwap", DOUBLE, "volume weighted average price, where sent"),
+        Column("trade_count", LONG, "trades in the bar, where sent"),
+        Column("flags", INT, "bit mask, see FLAGS: corrected = an update of a bar sent before"),
+    ),
+)
+
+STATUSES = Table(
+    "statuses",
+    "a halt, a resumption or a price band of a symbol",
+    partition="MONTH",
+    dedup=("ts_event", "symbol", "feed", "kind", "code"),
+    columns=(
+        Column("ts_event", TIMESTAMP, "provider's time"),
+        Column("ts_recv", TIMESTAMP, "when its bytes arrived here"),
+        series(),
+        Column("kind", label("status", "luld", "system"), "what changed"),
+        Column("code", symbol(64), "status code or LULD indicator, as sent"),
+        Column("message", VARCHAR, "status in words"),
+        Column("reason", symbol(256), "reason code, as sent"),
+        Column("reason_message", VARCHAR, "reason in words"),
+        Column("limit_up", DOUBLE, "upper price band"),
+        Column("limit_down", DOUBLE, "lower price band"),
+        Column("tape", symbol(16), "consolidated tape"),
+    ),
+)
+
+GAPS = Table(
+    "gaps",
+    "something missing",
+    partition="MONTH",
+    dedup=("ts_event", "symbol", "feed", "channel", "kind"),
+    columns=(
+        Column("ts_event", TIMESTAMP, "first event after the gap; receive time for a lost connection"),
+        Column("ts_recv", TIMESTAMP, "when the gap was noticed"),
+        series(),
+        Column("channel", symbol(64), "trades, quotes …"),
+        Column("kind", label("trade_id", "sequence", "time", "disconnect"), "what told us"),
+        Column("from_id", LONG, "first id missing"),
+        Column("to_id", LONG, "last id missing"),
+        Column("missing", LONG, "how many; null when it cannot be known"),
+        Column("span_ns", LONG, "time between the events on both sides"),
+        Column("cause", symbol(256), "as far as known"),
+        Column("status", label("open", "repaired", "partial", "unrepairable"), "what became of it"),
+        Column("recovered", LONG, "how many were fetched from history"),
+    ),
+)
+
+FEED_EVENTS = Table(
+    "feed_events",
+    "a change of a connection",
+    partition="MONTH",
+    dedup=("ts_event", "feed", "connection", "event"),
+    columns=(
+        Column("ts_event", TIMESTAMP, "when it happened here"),
+        Column("feed", symbol(64), "the configured feed"),
+        Column("connection", INT, "which of the feed's connections, from 0"),
+        Column("event", symbol(64), "opened, closed, acknowledged, notice …"),
+        Column("reason", VARCHAR, "close code, provider's words, acknowledged set"),
+    ),
+)
+
+REJECTED = Table(
+    "rejected",
+    "a frame or a row that did not fit",
+    partition="MONTH",
+    dedup=("ts_event", "feed", "position", "item"),
+    columns=(
+        Column("ts_event", TIMESTAMP, "receive time of the frame"),
+        Column("feed", symbol(64), "the configured feed"),
+        Column("position", LONG, "place in the journal, just past the frame; for a row rejected by the server, of its block"),
+        Column("item", INT, "which of several at this position, from 0"),
+        Column("reason", VARCHAR, "what does not fit, in words"),
+        Column("excerpt", VARCHAR, "the first bytes of it"),
+    ),
+)
+
+TABLES = {t.name: t for t in (TRADES, QUOTES, BARS, STATUSES, GAPS, FEED_EVENTS, REJECTED)}
