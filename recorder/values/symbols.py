@@ -1,19 +1,113 @@
-"""Canonical symbols and ids, as far as more than one feed needs them."""
+"""Canonical symbols and the providers' spellings of them.
+
+Canonical: ``BASE-QUOTE`` for spot, ``BASE-QUOTE-PERP`` for perpetuals, the ticker for US equities, the provider's own
+name for other derivatives.
+"""
 
 from __future__ import annotations
 
-from hashlib import blake2b
+import hashlib
+import re
+from typing import Literal
 
-ID_DIGITS_MAX = 18  # decimal digits that always fit a positive int64
+from recorder.values.errors import SymbolError
+
+BinanceMarket = Literal["spot", "usdm", "coinm"]
+SYMBOL_CHARS_MAX = 64  # the longest real names (option contracts with a provider's prefix) stay below half of it
+
+PERPETUAL = "-PERP"
+
+# Binance joins base and quote without a mark: "BTCUSDT". Every asset that was or is a quote asset there (exchangeInfo),
+# so that the longest one that ends a name splits it. https://developers.binance.com/docs/binance-spot-api-docs/rest-api
+BINANCE_QUOTE_ASSETS = frozenset(
+    (
+        "USDT", "USDC", "FDUSD", "TUSD", "BUSD", "USDP", "USDS", "USD1", "USDE", "XUSD", "RLUSD", "BFUSD", "PAX", "DAI", "VAI", "UST", "EURI", "U",
+        "EUR", "GBP", "AUD", "TRY", "BRL", "RUB", "UAH", "NGN", "ZAR", "PLN", "RON", "ARS", "MXN", "COP", "CZK", "JPY", "IDR", "IDRT", "BIDR", "BKRW", "BVND",
+        "BTC", "ETH", "BNB", "XRP", "TRX", "DOGE", "DOT", "SOL",
+    )
+)  # fmt: skip
+# Names that the longest ending would split wrongly. AEUR is not among the quote assets because it would take the last
+# letter of every base that ends in A: ADAEUR is ADA-EUR. BIDR takes the B of BNB.
+_BINANCE_IRREGULAR = {
+    "BTCAEUR": "BTC-AEUR",
+    "ETHAEUR": "ETH-AEUR",
+    "EURAEUR": "EUR-AEUR",
+    "BNBIDR": "BNB-IDR",
+}
+_QUOTE_CHARS = tuple(sorted({len(asset) for asset in BINANCE_QUOTE_ASSETS}, reverse=True))
+_COIN_PERPETUAL = "USD_PERP"  # COIN-M contracts are all quoted in US dollars
+
+# ISO-like codes that Kraken's older interfaces (and some captures) use for what everybody else calls otherwise.
+_ASSET_ALIASES = {"XBT": "BTC", "XDG": "DOGE"}
+
+# Letters of any script: Binance lists names such as 币安人生USDT.
+_TICKER = re.compile(r"[\w.*/+^#-]+")
 
 
 def hashed_id(text: str) -> int:
-    """A stable id from 0 to 2**63 - 1 for a provider's id that is no number, the same in every run on every machine."""
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
+    """A stable positive 63-bit number for a non-numeric id, equal in every process and on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") >> 1
 
 
-def text_id(text: str) -> tuple[int, str | None]:
-    """(trade_id, trade_ref) of an id sent as text: a plain number is itself without a reference, others are hashed."""
-    if text.isdecimal() and text.isascii() and len(text) <= ID_DIGITS_MAX and (text[0] != "0" or text == "0"):
-        return int(text), None
-    return hashed_id(text), text
+def canonical_pair(pair: str) -> str:
+    """``BTC/USD``, ``XBT/USD``, ``btc_usd`` or ``BTC-USD`` → ``BTC-USD``. Raises SymbolError without two parts."""
+    parts = re.split(r"[/_-]", pair.strip().upper())
+    if len(parts) != 2 or not all(parts):
+        raise SymbolError(f"{pair!r} is not a pair; write BASE-QUOTE, for example BTC-USD")
+    return "-".join(_ASSET_ALIASES.get(part, part) for part in parts)
+
+
+def pair_with(separator: str, symbol: str) -> str:
+    """``BTC-USD`` → ``BTC/USD`` for separator ``/``; a pair in any spelling is taken. Raises SymbolError."""
+    return canonical_pair(symbol).replace("-", separator)
+
+
+def ticker(text: str) -> str:
+    """A US equity ticker as users write it → as rows carry it: ``" aapl "`` → ``AAPL``. Raises SymbolError."""
+    name = text.strip().upper()
+    if not _TICKER.fullmatch(name) or len(name) > SYMBOL_CHARS_MAX:
+        raise SymbolError(f"{text[:SYMBOL_CHARS_MAX]!r} is not a ticker; write for example AAPL or BRK.B")
+    return name
+
+
+def binance_canonical(name: str, market: BinanceMarket) -> str:
+    """Binance's name → canonical symbol.
+
+    spot    ``BTCUSDT`` → ``BTC-USDT``
+    usdm    ``BTCUSDT`` → ``BTC-USDT-PERP``
+    coinm   ``BTCUSD_PERP`` → ``BTC-USD-PERP``
+    Dated futures (``BTCUSDT_230630``, ``BTCUSD_211231``) and names without a known quote asset stay as they are.
+    """
+    if market == "coinm":
+        base = name.removesuffix(_COIN_PERPETUAL)
+        return f"{base}-USD{PERPETUAL}" if base and base != name and "-" not in base else name
+    if "_" in name or "-" in name:
+        return name
+    pair = _split_quote(name)
+    if pair is None:
+        return name
+    return pair + PERPETUAL if market == "usdm" else pair
+
+
+def binance_name(symbol: str, market: BinanceMarket) -> str:
+    """Canonical symbol, or Binance's own name in any case → Binance's name. Raises SymbolError for what is neither."""
+    name = symbol.strip().upper()
+    if not _TICKER.fullmatch(name) or len(name) > SYMBOL_CHARS_MAX:
+        raise SymbolError(f"{symbol[:SYMBOL_CHARS_MAX]!r} is not a Binance symbol; write for example BTC-USDT")
+    pair = name.removesuffix(PERPETUAL)
+    if market == "spot" and pair != name:
+        raise SymbolError(f"{symbol!r} is a perpetual; a spot feed records for example {pair}")
+    joined = pair.replace("-", "").replace("/", "")
+    if market == "coinm" and "_" not in joined and joined.endswith("USD"):
+        return f"{joined}_PERP"
+    return joined
+
+
+def _split_quote(name: str) -> str | None:
+    irregular = _BINANCE_IRREGULAR.get(name)
+    if irregular is not None:
+        return irregular
+    for chars in _QUOTE_CHARS:
+        if len(name) > chars and name[-chars:] in BINANCE_QUOTE_ASSETS:
+            return f"{name[:-chars]}-{name[-chars:]}"
+    return None
