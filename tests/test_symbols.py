@@ -17,6 +17,7 @@ from recorder.values.symbols import (
     canonical_pair,
     hashed_id,
     pair_with,
+    text_id,
     ticker,
 )
 
@@ -128,3 +129,13 @@ def test_hashed_ids_fit_a_database_long_and_are_the_same_in_every_process():
 def test_different_ids_hash_differently_and_never_negatively(a, b):
     assert 0 <= hashed_id(a) < 1 << 63
     assert (hashed_id(a) == hashed_id(b)) == (a == b)
+
+
+@given(st.integers(0, 10**18 - 1))
+def test_a_numeric_id_is_itself(number):
+    assert text_id(str(number)) == (number, None)
+
+
+@pytest.mark.parametrize("text", ["", "007", "1" * 19, "-1", "٣", "20f43950-d8dd", "1e5", "+1"])
+def test_an_id_that_is_no_plain_number_is_hashed_and_kept(text):
+    assert text_id(text) == (hashed_id(text), text)

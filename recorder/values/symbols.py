@@ -1,4 +1,4 @@
-"""Canonical symbols and the providers' spellings of them.
+"""Canonical symbols and ids, and the providers' spellings of them.
 
 Canonical: ``BASE-QUOTE`` for spot, ``BASE-QUOTE-PERP`` for perpetuals, the ticker for US equities, the provider's own
 name for other derivatives.
@@ -6,12 +6,13 @@ name for other derivatives.
 
 from __future__ import annotations
 
-import hashlib
 import re
+from hashlib import blake2b
 from typing import Literal
 
 from recorder.values.errors import SymbolError
 
+ID_DIGITS_MAX = 18  # decimal digits that always fit a positive int64
 BinanceMarket = Literal["spot", "usdm", "coinm"]
 SYMBOL_CHARS_MAX = 64  # the longest real names (option contracts with a provider's prefix) stay below half of it
 
@@ -20,11 +21,13 @@ PERPETUAL = "-PERP"
 # Binance joins base and quote without a mark: "BTCUSDT". Every asset that was or is a quote asset there (exchangeInfo),
 # so that the longest one that ends a name splits it. https://developers.binance.com/docs/binance-spot-api-docs/rest-api
 BINANCE_QUOTE_ASSETS = frozenset(
-    (
-        "USDT", "USDC", "FDUSD", "TUSD", "BUSD", "USDP", "USDS", "USD1", "USDE", "XUSD", "RLUSD", "BFUSD", "PAX", "DAI", "VAI", "UST", "EURI", "U",
-        "EUR", "GBP", "AUD", "TRY", "BRL", "RUB", "UAH", "NGN", "ZAR", "PLN", "RON", "ARS", "MXN", "COP", "CZK", "JPY", "IDR", "IDRT", "BIDR", "BKRW", "BVND",
+    {
+        "USDT", "USDC", "FDUSD", "TUSD", "BUSD", "USDP", "USDS", "USD1", "USDE",
+        "XUSD", "RLUSD", "BFUSD", "PAX", "DAI", "VAI", "UST", "EURI", "U",
+        "EUR", "GBP", "AUD", "TRY", "BRL", "RUB", "UAH", "NGN", "ZAR", "PLN",
+        "RON", "ARS", "MXN", "COP", "CZK", "JPY", "IDR", "IDRT", "BIDR", "BKRW", "BVND",
         "BTC", "ETH", "BNB", "XRP", "TRX", "DOGE", "DOT", "SOL",
-    )
+    }
 )  # fmt: skip
 # Names that the longest ending would split wrongly. AEUR is not among the quote assets because it would take the last
 # letter of every base that ends in A: ADAEUR is ADA-EUR. BIDR takes the B of BNB.
@@ -45,8 +48,15 @@ _TICKER = re.compile(r"[\w.*/+^#-]+")
 
 
 def hashed_id(text: str) -> int:
-    """A stable positive 63-bit number for a non-numeric id, equal in every process and on every machine."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") >> 1
+    """A stable id from 0 to 2**63 - 1 for a provider's id that is no number, the same in every run on every machine."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
+
+
+def text_id(text: str) -> tuple[int, str | None]:
+    """(trade_id, trade_ref) of an id sent as text: a plain number is itself without a reference, others are hashed."""
+    if text.isdecimal() and text.isascii() and len(text) <= ID_DIGITS_MAX and (text[0] != "0" or text == "0"):
+        return int(text), None
+    return hashed_id(text), text
 
 
 def canonical_pair(pair: str) -> str:
