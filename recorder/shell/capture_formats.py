@@ -1,0 +1,339 @@
+"""The formats of captures: how each is read. ``captures`` tells them apart and is what others import."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import binascii
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+import msgspec
+import zstandard
+
+from recorder.core.frames import BINARY, CLOSED, OPENED, SENT, SOURCE, TEXT, Frames
+from recorder.values.errors import CaptureError, RecorderError
+from recorder.values.feed import FeedSpec
+
+Item = tuple[int, int, int, bytes]  # index into specs, kind, ts_recv in ns, payload
+
+LINE_BYTES_MAX = 1 << 26  # the longest REST answers recorded are 1 MB; past 64 MB it is no line of text
+EXCERPT = 80
+
+# Host of the recorded address → provider and options. REST hosts stand for recordings that hold HTTP answers only.
+_HOSTS: dict[str, tuple[str, dict[str, str]]] = {
+    "stream.binance.com": ("binance", {"market": "spot"}),
+    "data-stream.binance.vision": ("binance", {"market": "spot"}),
+    "www.binance.com": ("binance", {"market": "spot"}),
+    "api.binance.com": ("binance", {"market": "spot"}),
+    "fstream.binance.com": ("binance", {"market": "usdm"}),
+    "fapi.binance.com": ("binance", {"market": "usdm"}),
+    "dstream.binance.com": ("binance", {"market": "coinm"}),
+    "dapi.binance.com": ("binance", {"market": "coinm"}),
+    "ws-feed.pro.coinbase.com": ("coinbase", {"api": "exchange"}),
+    "ws-feed.exchange.coinbase.com": ("coinbase", {"api": "exchange"}),
+    "api.pro.coinbase.com": ("coinbase", {"api": "exchange"}),
+    "api.exchange.coinbase.com": ("coinbase", {"api": "exchange"}),
+    "advanced-trade-ws.coinbase.com": ("coinbase", {"api": "advanced"}),
+    "ws.kraken.com": ("kraken", {}),
+    "api.kraken.com": ("kraken", {}),
+}
+_PREFIXES = {"spot_": "spot", "usdm_": "usdm", "cm_": "coinm"}  # of hftbacktest file names
+_PLAIN = {("binance", "market"): "spot", ("coinbase", "api"): "exchange"}  # option values that a name leaves out
+_KINDS = {"text": TEXT, "binary": BINARY, "opened": OPENED, "closed": CLOSED, "sent": SENT}
+KIND_NAMES = {code: name for name, code in _KINDS.items()}
+
+
+class Capture:
+    """A recording. Iterating (again and again, from the start) gives ``(index into specs, kind, ts_recv, payload)``.
+
+    specs    the feeds in it, in order of appearance; known at once, renamed in place if the caller likes
+    frames   text and binary frames of the last iteration so far
+    http     HTTP answers left out of it
+    skipped  what else was left out, by kind: "blank", "configuration", "rest"
+    Iterating raises CaptureError at the first line that does not fit, naming it.
+    """
+
+    def __init__(self, path: str, specs: list[FeedSpec], read: Callable[[Capture], Iterator[Item]]) -> None:
+        self.path, self.specs, self._read = path, specs, read
+        self.frames = self.http = 0
+        self.skipped: dict[str, int] = {}
+
+    def __iter__(self) -> Iterator[Item]:
+        self.frames = self.http = 0
+        self.skipped = {}
+        for item in self._read(self):
+            self.frames += item[1] in (TEXT, BINARY)
+            yield item
+
+    def skip(self, what: str) -> None:
+        self.skipped[what] = self.skipped.get(what, 0) + 1
+
+
+def told_apart(spec: FeedSpec) -> dict[str, str]:
+    """The options that make two feeds of a provider different streams, without those that are plain."""
+    return {name: value for name, value in spec.options.items() if _PLAIN.get((spec.provider, name)) != value}
+
+
+def _spec(provider: str, options: dict[str, str]) -> FeedSpec:
+    extra = [value for name, value in options.items() if _PLAIN.get((provider, name)) != value]
+    return FeedSpec(name="-".join([provider, *extra]), provider=provider, options=dict(options))
+
+
+# Files
+
+
+def lines_of(path: Path, peek: bool = False) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines without their end. ``peek``: what cannot be text ends the lines instead of raising."""
+    try:
+        with path.open("rb") as raw, _unpacked(raw) as file:
+            reader = io.BufferedReader(file, 1 << 18) if isinstance(file, io.RawIOBase) else file
+            number = 0
+            while line := reader.readline(LINE_BYTES_MAX):
+                number += 1
+                if len(line) == LINE_BYTES_MAX and not peek:
+                    raise CaptureError(f"{path}:{number}: a line of {LINE_BYTES_MAX} bytes or more; this is no capture")
+                yield number, line.rstrip(b"\r\n")
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise CaptureError(f"{path}: cannot be read: {error.strerror}") from error
+        raise CaptureError(f"{path}: damaged or cut short ({error}); fetch or copy it again") from error
+
+
+def _unpacked(raw: IO[bytes]) -> IO[bytes]:
+    magic = raw.read(4)
+    raw.seek(0)
+    if magic[:2] == b"\x1f\x8b":
+        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
+    if magic == b"\x28\xb5\x2f\xfd":
+        stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+        return io.BufferedReader(stream, 1 << 18)
+    return raw
+
+
+def wrong_line(path: Path, number: int, expected: str, line: bytes) -> CaptureError:
+    shown = line[:EXCERPT].decode("utf-8", "backslashreplace") + ("…" if len(line) > EXCERPT else "")
+    return CaptureError(f"{path}:{number}: expected {expected}, found {shown!r}")
+
+
+def text_of(payload: bytes) -> str | None:
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+# cryptofeed logs
+
+
+def is_seconds(text: bytes) -> bool:
+    whole, dot, part = text.partition(b".")
+    return whole.isdigit() and (not dot or (part.isdigit() and len(part) <= 9))
+
+
+def _seconds(text: bytes) -> int:
+    """Unix seconds in decimals as ns, exactly: no float in between."""
+    whole, _, part = text.partition(b".")
+    return int(whole) * 1_000_000_000 + int(part.ljust(9, b"0"))
+
+
+def cryptofeed(path: Path, provider: str | None, options: dict[str, str] | None) -> Capture:
+    address = ""
+    for _, line in lines_of(path):
+        if line[:1].isdigit() or not line:
+            continue
+        head, _, rest = line.partition(b" ")
+        if rest.startswith(b"<-"):
+            address = head.decode("utf-8", "replace")
+            break
+        if rest.startswith(b"-> ") and not address:
+            address = head.decode("utf-8", "replace")
+    host = urlsplit(address).hostname or ""
+    known = _HOSTS.get(host)
+    if known is None and provider is None:
+        hosts = ", ".join(sorted(h for h in _HOSTS if not h.startswith(("api.", "www.", "fapi", "dapi"))))
+        raise CaptureError(
+            f"{path}: recorded from {host or 'an address it does not name'!r}, which is no provider known here; "
+            f"known: {hosts}; name the provider to read it all the same"
+        )
+    spec = _spec(*_override(known, provider, options))
+    return Capture(str(path), [spec], lambda capture: _read_cryptofeed(path, capture))
+
+
+def _override(
+    known: tuple[str, dict[str, str]] | None, provider: str | None, options: dict[str, str] | None
+) -> tuple[str, dict[str, str]]:
+    recognised = known if known is not None and provider in (None, known[0]) else (provider or "", {})
+    return recognised[0], recognised[1] if options is None else options
+
+
+def _read_cryptofeed(path: Path, capture: Capture) -> Iterator[Item]:
+    for number, line in lines_of(path):
+        head, _, rest = line.partition(b" ")
+        if head.endswith(b":") and is_seconds(head[:-1]):
+            if rest.startswith((b"b'", b'b"')):
+                try:
+                    payload = ast.literal_eval(rest.decode("ascii"))
+                except (ValueError, SyntaxError) as error:
+                    raise wrong_line(path, number, "a Python bytes literal after the time", rest) from error
+                yield 0, BINARY, _seconds(head[:-1]), payload
+            else:
+                yield 0, TEXT, _seconds(head[:-1]), rest
+        elif not line.strip():
+            capture.skip("blank")
+        elif head == b"configuration:":
+            capture.skip("configuration")
+        else:
+            arrow, _, tail = rest.partition(b" ")
+            stamp, colon, text = tail.partition(b": ")
+            if not is_seconds(stamp) or arrow not in (b"<->", b"<-", b"->") or (arrow != b"<->" and not colon):
+                raise wrong_line(path, number, "a cryptofeed line (T: TEXT, ADDRESS <-> T, ADDRESS <- T: TEXT …)", line)
+            if arrow == b"->":
+                capture.http += 1
+            elif arrow == b"<-":
+                yield 0, SENT, _seconds(stamp), text
+            else:
+                yield 0, OPENED, _seconds(stamp), head
+
+
+# hftbacktest lines
+
+_LOCAL_SCALE = {16: 1000, 19: 1}  # digits of LOCAL → ns in its unit
+
+
+def hftbacktest(path: Path, provider: str | None, options: dict[str, str] | None) -> Capture:
+    market = next((market for prefix, market in _PREFIXES.items() if path.name.startswith(prefix)), None)
+    if market is None and (provider is None or (provider == "binance" and options is None)):
+        raise CaptureError(
+            f"{path}: hftbacktest lines do not say which market they are of; start the file name with "
+            f"{', '.join(_PREFIXES)} or name the provider and its options"
+        )
+    spec = _spec(*_override(("binance", {"market": market}) if market else None, provider, options))
+    return Capture(str(path), [spec], lambda capture: _read_hftbacktest(path, capture))
+
+
+def _read_hftbacktest(path: Path, capture: Capture) -> Iterator[Item]:
+    for number, line in lines_of(path):
+        local, _, payload = line.partition(b" ")
+        scale = _LOCAL_SCALE.get(len(local))
+        if scale is None or not local.isdigit() or not payload.startswith(b"{"):
+            if not line:
+                capture.skip("blank")
+                continue
+            raise wrong_line(path, number, "LOCAL JSON, LOCAL of 16 digits (us) or 19 (ns)", line)
+        if payload.startswith((b'{"stream"', b'{"channel"')) or b'"stream"' in payload[:EXCERPT]:
+            yield 0, TEXT, int(local) * scale, payload
+        else:
+            capture.skip("rest")  # a REST depth snapshot, taken on the way
+
+
+# Our own JSON lines
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    feed: str
+    ts_recv: int = 0
+    payload: str = ""
+    kind: str = "text"
+    spec: FeedSpec | None = None
+
+
+def _export_lines(path: Path) -> Iterator[tuple[int, _Line]]:
+    decode = msgspec.json.Decoder(_Line).decode
+    for number, raw in lines_of(path):
+        if not raw.strip():
+            continue
+        try:
+            line = decode(raw)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise wrong_line(path, number, f'{{"ts_recv":…,"feed":…,"payload":…}} ({error})', raw) from error
+        if line.spec is None and (line.ts_recv <= 0 or line.kind not in _KINDS):
+            raise wrong_line(path, number, f"ts_recv in ns since 1970 and a kind of {', '.join(_KINDS)}", raw)
+        yield number, line
+
+
+def export(path: Path, provider: str | None, options: dict[str, str] | None) -> Capture:
+    specs: dict[str, FeedSpec] = {}
+    known = {_spec(*pair).name: pair for pair in _HOSTS.values()}
+    for number, line in _export_lines(path):
+        if line.spec is not None:
+            spec = line.spec
+            if provider or options is not None:
+                pair = _override((spec.provider, spec.options), provider, options)
+                spec = msgspec.structs.replace(spec, provider=pair[0], options=pair[1])
+            specs.setdefault(line.feed, spec)
+        elif line.feed not in specs:
+            named = known.get(line.feed)
+            if named is None and provider is None:
+                raise CaptureError(
+                    f'{path}:{number}: nothing says of which provider feed "{line.feed}" is; put '
+                    f'{{"feed":"{line.feed}","spec":{{"name":"{line.feed}","provider":…}}}} first or name the provider'
+                )
+            specs[line.feed] = msgspec.structs.replace(_spec(*_override(named, provider, options)), name=line.feed)
+    indexes = {name: index for index, name in enumerate(specs)}
+
+    def read(capture: Capture) -> Iterator[Item]:
+        for number, line in _export_lines(path):
+            if line.spec is not None:
+                continue
+            try:
+                payload = (
+                    base64.b64decode(line.payload, validate=True) if line.kind == "binary" else line.payload.encode()
+                )
+            except (binascii.Error, ValueError) as error:
+                raise wrong_line(
+                    path, number, "base64 in the payload of a binary frame", line.payload.encode()
+                ) from error
+            yield indexes[line.feed], _KINDS[line.kind], line.ts_recv, payload
+
+    return Capture(str(path), list(specs.values()), read)
+
+
+# The recorder's own journal
+
+
+def journal(path: Path, provider: str | None, options: dict[str, str] | None) -> Capture:
+    from recorder.shell.journal import read_path  # the journal brings Numba along; other captures do without
+
+    def frames() -> Iterator[Frames]:
+        try:
+            yield from read_path(path)
+        except (RecorderError, ValueError, zstandard.ZstdError) as error:
+            raise CaptureError(
+                f"{path}: neither a journal ({error}) nor a cryptofeed log, hftbacktest lines or our JSON lines"
+            ) from error
+
+    indexes: dict[bytes, int] = {}  # spec as declared → index; a source id may be declared anew with another spec
+    specs: list[FeedSpec] = []
+    for block in frames():
+        for i in range(block.count):
+            if block.kinds[i] == SOURCE and (declared := block.payload(i)) not in indexes:
+                spec = msgspec.json.decode(declared, type=FeedSpec)
+                if provider or options is not None:
+                    pair = _override((spec.provider, spec.options), provider, options)
+                    spec = msgspec.structs.replace(spec, provider=pair[0], options=pair[1])
+                indexes[declared] = len(specs)
+                specs.append(spec)
+    if not specs:
+        raise CaptureError(
+            f"{path}: holds no frames in any format read here: journal, cryptofeed, hftbacktest, JSON lines"
+        )
+
+    def read(capture: Capture) -> Iterator[Item]:
+        current: dict[int, int] = {}
+        for block in frames():
+            for i in range(block.count):
+                kind, source = int(block.kinds[i]), int(block.sources[i])
+                if kind == SOURCE:
+                    current[source] = indexes[block.payload(i)]
+                elif kind in KIND_NAMES:
+                    yield current[source], kind, int(block.ts_recv[i]), block.payload(i)
+                else:
+                    capture.skip(f"kind {kind}")
+
+    return Capture(str(path), specs, read)

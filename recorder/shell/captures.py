@@ -1,0 +1,146 @@
+"""Captures: recordings of provider messages, ours and other people's, read as the frames they were.
+
+Formats are told apart by content, plain or packed with gzip or zstd:
+
+- a recorder journal: a segment or a folder of segments
+- a cryptofeed log: ``ADDRESS <-> T``, ``ADDRESS <- T: TEXT``, ``T: TEXT``, ``URL -> T: TEXT``, ``configuration: JSON``
+- hftbacktest lines: ``LOCAL JSON``, LOCAL in microseconds (16 digits) or nanoseconds (19 digits)
+- JSON lines, our own export (``to_lines``): ``{"feed":"cb","spec":{…}}`` declares a feed, then one line a frame,
+  ``{"ts_recv":1618677817061845000,"feed":"cb","payload":"…"}``; ``"kind"`` says "binary" (payload in base64), "opened",
+  "closed" or "sent" where it is not a text frame
+"""
+
+from __future__ import annotations
+
+import base64
+import heapq
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from recorder.core.frames import BINARY, SOURCE, TEXT, Frames, frames_from_list
+from recorder.shell.capture_formats import (
+    KIND_NAMES,
+    Capture,
+    Item,
+    cryptofeed,
+    export,
+    hftbacktest,
+    is_seconds,
+    journal,
+    lines_of,
+    text_of,
+    told_apart,
+    wrong_line,
+)
+from recorder.values.errors import CaptureError
+from recorder.values.feed import FeedSpec
+
+__all__ = ["Capture", "Item", "merge", "name_for", "open_capture", "to_frames", "to_lines"]
+
+FRAMES_BYTES_MAX = 1 << 20  # one Frames of a replay: as much as the pipeline is handed live in a busy 10 ms
+
+
+def open_capture(path: str | Path, provider: str | None = None, options: dict[str, str] | None = None) -> Capture:
+    """Recognise a recording and the feeds in it.
+
+    provider, options  override what the recording says of itself
+    Raises CaptureError when it is in none of the formats, or of a provider that is not known and was not given.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CaptureError(f"{path}: no such file or folder; name a journal, a journal segment or a capture file")
+    if path.is_dir():
+        return journal(path, provider, options)
+    first = next((line for _, line in lines_of(path, peek=True) if line.strip()), b"")
+    if first.startswith(b"{") and b'"feed"' in first:
+        return export(path, provider, options)
+    head, _, rest = first.partition(b" ")
+    if head.isdigit() and rest.startswith(b"{"):
+        return hftbacktest(path, provider, options)
+    timed = head.endswith(b":") and is_seconds(head[:-1])
+    if timed or head == b"configuration:" or rest[:3] in (b"<->", b"<- ", b"-> "):
+        return cryptofeed(path, provider, options)
+    if first and (text_of(first) or "\0").isprintable():
+        raise wrong_line(path, 1, "a cryptofeed log, hftbacktest lines (LOCAL JSON) or our JSON lines", first)
+    return journal(path, provider, options)
+
+
+def to_frames(capture: Capture, bytes_max: int = FRAMES_BYTES_MAX) -> Iterator[Frames]:
+    """Frames as a journal would hand them over: the sources first, then about ``bytes_max`` payload bytes in each."""
+    batch: list[tuple[int, int, int, bytes]] = []
+    size, position, declared = 0, 0, False
+    for index, kind, ts, payload in capture:
+        if not declared:
+            batch = [(SOURCE, i, ts, msgspec.json.encode(spec)) for i, spec in enumerate(capture.specs)]
+            declared = True
+        batch.append((kind, index, ts, payload))
+        size += len(payload)
+        if size >= bytes_max:
+            frames = frames_from_list(batch, position=position)
+            yield frames
+            position, size, batch = frames.end, 0, []
+    if batch:
+        yield frames_from_list(batch, position=position)
+
+
+def to_lines(capture: Capture) -> Iterator[bytes]:
+    """The recording as JSON lines, the format ``open_capture`` reads as our own export."""
+    encode = msgspec.json.encode
+    for spec in capture.specs:
+        yield encode({"feed": _line_name(spec), "spec": spec}) + b"\n"
+    names = [_line_name(spec) for spec in capture.specs]
+    for index, kind, ts, payload in capture:
+        line: dict[str, Any] = {"ts_recv": ts, "feed": names[index]}
+        text = text_of(payload) if kind != BINARY else None
+        if text is None:
+            line |= {"kind": "binary", "payload": base64.b64encode(payload).decode()}
+        else:
+            line |= {} if kind == TEXT else {"kind": KIND_NAMES[kind]}
+            line["payload"] = text
+        yield encode(line) + b"\n"
+
+
+def merge(captures: Iterable[Capture]) -> Capture:
+    """Several recordings as one, by receive time (ties in the order given).
+
+    Recordings of one feed become connections 0, 1, 2 … of that feed. Each must itself be in order of time.
+    """
+    parts = list(captures)
+    specs: list[FeedSpec] = []
+    bases: list[int] = []
+    used: dict[str, int] = {}
+    for part in parts:
+        bases.append(len(specs))
+        for spec in part.specs:
+            number = used.get(spec.name, 0)
+            used[spec.name] = number + 1
+            specs.append(msgspec.structs.replace(spec, connection=number))
+
+    def read(whole: Capture) -> Iterator[Item]:
+        def shifted(part: Capture, base: int) -> Iterator[Item]:
+            for index, kind, ts, payload in part:
+                yield base + index, kind, ts, payload
+
+        streams = [shifted(part, base) for part, base in zip(parts, bases, strict=True)]
+        yield from heapq.merge(*streams, key=lambda item: item[2])
+        whole.http = sum(part.http for part in parts)
+        for part in parts:
+            for what, count in part.skipped.items():
+                whole.skipped[what] = whole.skipped.get(what, 0) + count
+
+    return Capture(" + ".join(part.path for part in parts), specs, read)
+
+
+def name_for(spec: FeedSpec, configured: Iterable[FeedSpec]) -> str:
+    """The name of the configured feed of the same provider and options, so that replayed rows join recorded ones."""
+    for other in configured:
+        if other.provider == spec.provider and told_apart(other) == told_apart(spec):
+            return other.name
+    return spec.name
+
+
+def _line_name(spec: FeedSpec) -> str:
+    return f"{spec.name}/{spec.connection}" if spec.connection else spec.name
