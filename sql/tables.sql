@@ -1,0 +1,115 @@
+-- Every table. Derived from recorder/values/tables.py by `recorder schema`; a test holds that it is equal.
+
+-- trades: a print
+CREATE TABLE IF NOT EXISTS trades (
+  ts_event TIMESTAMP_NS,
+  ts_recv TIMESTAMP_NS,
+  feed SYMBOL CAPACITY 64,
+  symbol SYMBOL CAPACITY 16384,
+  exchange SYMBOL CAPACITY 64,
+  trade_id LONG,
+  trade_ref VARCHAR,
+  price DOUBLE,
+  size DOUBLE,
+  side SYMBOL CAPACITY 16,
+  conditions SYMBOL CAPACITY 1024,
+  tape SYMBOL CAPACITY 16,
+  flags INT,
+  vwap DOUBLE,
+  rolling_vwap DOUBLE,
+  zscore DOUBLE,
+  missed LONG
+) TIMESTAMP(ts_event) PARTITION BY DAY WAL
+DEDUP UPSERT KEYS(ts_event, symbol, feed, exchange, trade_id);
+
+-- quotes: a best bid and offer
+CREATE TABLE IF NOT EXISTS quotes (
+  ts_event TIMESTAMP_NS,
+  ts_recv TIMESTAMP_NS,
+  feed SYMBOL CAPACITY 64,
+  symbol SYMBOL CAPACITY 16384,
+  sequence LONG,
+  bid DOUBLE,
+  bid_size DOUBLE,
+  ask DOUBLE,
+  ask_size DOUBLE,
+  bid_exchange SYMBOL CAPACITY 64,
+  ask_exchange SYMBOL CAPACITY 64,
+  conditions SYMBOL CAPACITY 1024,
+  flags INT
+) TIMESTAMP(ts_event) PARTITION BY DAY WAL
+DEDUP UPSERT KEYS(ts_event, symbol, feed, sequence, bid, bid_size, ask, ask_size);
+
+-- bars: open, high, low, close and volume of a timeframe, as the provider sends them
+CREATE TABLE IF NOT EXISTS bars (
+  ts_event TIMESTAMP_NS,
+  ts_recv TIMESTAMP_NS,
+  feed SYMBOL CAPACITY 64,
+  symbol SYMBOL CAPACITY 16384,
+  timeframe SYMBOL CAPACITY 32,
+  open DOUBLE,
+  high DOUBLE,
+  low DOUBLE,
+  close DOUBLE,
+  volume DOUBLE,
+  vwap DOUBLE,
+  trade_count LONG,
+  flags INT
+) TIMESTAMP(ts_event) PARTITION BY MONTH WAL
+DEDUP UPSERT KEYS(ts_event, symbol, feed, timeframe);
+
+-- statuses: a halt, a resumption or a price band of a symbol
+CREATE TABLE IF NOT EXISTS statuses (
+  ts_event TIMESTAMP_NS,
+  ts_recv TIMESTAMP_NS,
+  feed SYMBOL CAPACITY 64,
+  symbol SYMBOL CAPACITY 16384,
+  kind SYMBOL CAPACITY 16,
+  code SYMBOL CAPACITY 64,
+  message VARCHAR,
+  reason SYMBOL CAPACITY 256,
+  reason_message VARCHAR,
+  limit_up DOUBLE,
+  limit_down DOUBLE,
+  tape SYMBOL CAPACITY 16
+) TIMESTAMP(ts_event) PARTITION BY MONTH WAL
+DEDUP UPSERT KEYS(ts_event, symbol, feed, kind, code);
+
+-- gaps: something missing
+CREATE TABLE IF NOT EXISTS gaps (
+  ts_event TIMESTAMP_NS,
+  ts_recv TIMESTAMP_NS,
+  feed SYMBOL CAPACITY 64,
+  symbol SYMBOL CAPACITY 16384,
+  channel SYMBOL CAPACITY 64,
+  kind SYMBOL CAPACITY 16,
+  from_id LONG,
+  to_id LONG,
+  missing LONG,
+  span_ns LONG,
+  cause SYMBOL CAPACITY 256,
+  status SYMBOL CAPACITY 16,
+  recovered LONG
+) TIMESTAMP(ts_event) PARTITION BY MONTH WAL
+DEDUP UPSERT KEYS(ts_event, symbol, feed, channel, kind);
+
+-- feed_events: a change of a connection
+CREATE TABLE IF NOT EXISTS feed_events (
+  ts_event TIMESTAMP_NS,
+  feed SYMBOL CAPACITY 64,
+  connection INT,
+  event SYMBOL CAPACITY 64,
+  reason VARCHAR
+) TIMESTAMP(ts_event) PARTITION BY MONTH WAL
+DEDUP UPSERT KEYS(ts_event, feed, connection, event);
+
+-- rejected: a frame or a row that did not fit
+CREATE TABLE IF NOT EXISTS rejected (
+  ts_event TIMESTAMP_NS,
+  feed SYMBOL CAPACITY 64,
+  position LONG,
+  item INT,
+  reason VARCHAR,
+  excerpt VARCHAR
+) TIMESTAMP(ts_event) PARTITION BY MONTH WAL
+DEDUP UPSERT KEYS(ts_event, feed, position, item);

