@@ -26,8 +26,42 @@ class JournalCorrupt(RecorderError):
     """A journal segment whose contents fail their checksum before the tail."""
 
 
+class JournalFull(RecorderError):
+    """No room for another journal segment. Nothing is lost that was appended; recording resumes when there is room.
+
+    ``written``  how many frames of the call that raised are in the journal
+    """
+
+    def __init__(self, text: str, written: int = 0) -> None:
+        super().__init__(text)
+        self.written = written
+
+
+class JournalLocked(RecorderError):
+    """Another process, or another journal of this one, holds the directory."""
+
+
 class DatabaseError(RecorderError):
     """QuestDB could not be had, started, reached, or refused a statement."""
+
+
+class ConnectError(RecorderError):
+    """A provider's WebSocket could not be opened; trying again may help."""
+
+
+class UpgradeRefused(ConnectError):
+    """The provider answered the WebSocket upgrade with another HTTP status.
+
+    ``status``  of the answer; ``retry_after_ns``  what its Retry-After asks for, None without one
+    """
+
+    def __init__(self, text: str, status: int, retry_after_ns: int | None = None) -> None:
+        super().__init__(text)
+        self.status, self.retry_after_ns = status, retry_after_ns
+
+
+class ConnectionBroken(RecorderError):
+    """An open WebSocket ended otherwise than by a closing handshake, or can no longer be written to."""
 
 
 class CaptureError(RecorderError):
