@@ -1,0 +1,164 @@
+"""Sale conditions: the published consolidated matrix, typed in as its documents print it, is the oracle."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recorder.core.eligibility import CODES, TABLE, UNKNOWN, combined, eligibility, unknown_conditions
+from recorder.values.tables import NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE
+
+# code, Last, H/L, Vol; "-" where the tape does not have the code. CTS Pillar Output, UTDF and TDDS specifications.
+CTA = """
+space yes yes yes
+@ yes yes yes
+B no no yes
+C no no yes
+E yes yes yes
+F yes yes yes
+H no no yes
+I no no yes
+K yes yes yes
+L cond yes yes
+M no no no
+N no no yes
+O yes yes yes
+P 1st yes yes
+Q no no no
+R no no yes
+T no no yes
+U no no yes
+V no no yes
+X yes yes yes
+Z 1st yes yes
+4 1st yes yes
+5 yes yes yes
+6 yes yes yes
+7 no no yes
+8 no no yes
+9 yes yes no
+"""
+UTP = """
+space yes yes yes
+@ yes yes yes
+A yes yes yes
+B yes yes yes
+C no no yes
+D yes yes yes
+E TBD TBD TBD
+F yes yes yes
+G 1st yes yes
+H no no yes
+I no no yes
+K yes yes yes
+L yes yes yes
+M no no no
+N no no yes
+O yes yes yes
+P 1st yes yes
+Q no no no
+R no no yes
+S yes yes yes
+T no no yes
+U no no yes
+V no no yes
+W no no yes
+X yes yes yes
+Y yes yes yes
+Z 1st yes yes
+1 yes yes yes
+4 1st yes yes
+5 yes yes yes
+6 yes yes yes
+7 no no yes
+8 TBD TBD TBD
+9 yes yes no
+"""
+TDDS = """
+@ yes yes yes
+C no no yes
+R no no yes
+T no no yes
+U no no yes
+I no no yes
+W no no yes
+Z 1st yes yes
+P 1st yes yes
+"""
+
+
+def matrix(text: str) -> dict[str, tuple[str, str, str]]:
+    rows = [line.split() for line in text.strip().splitlines()]
+    return {" " if code == "space" else code: (last, high_low, volume) for code, last, high_low, volume in rows}
+
+
+MATRIX = {"A": matrix(CTA), "B": matrix(CTA), "C": matrix(UTP), "O": matrix(TDDS) | {" ": ("yes", "yes", "yes")}}
+LETTERS = [chr(i) for i in range(32, 127)]
+
+
+@pytest.mark.parametrize("tape", MATRIX)
+def test_every_letter_of_every_tape_says_what_the_published_matrix_says(tape):
+    for letter in LETTERS:
+        last, _, volume = MATRIX[tape].get(letter, ("unknown", "unknown", "yes"))
+        flags = eligibility([letter], tape)
+        assert bool(flags & NOT_LAST_ELIGIBLE) == (last != "yes"), (tape, letter)
+        assert bool(flags & NOT_VOLUME_ELIGIBLE) == (volume == "no"), (tape, letter)
+        assert (unknown_conditions([letter], tape) == [letter]) == (last in ("unknown", "TBD")), (tape, letter)
+
+
+@pytest.mark.parametrize("tape", MATRIX)
+def test_high_and_low_are_kept_in_the_table_for_bars_of_whole_days(tape):
+    for letter, (last, high_low, _) in MATRIX[tape].items():
+        entry = combined([letter], tape)
+        assert bool(entry & 4) == (high_low == "yes")
+        assert bool(entry & 16) == (last == "1st")
+        assert bool(entry & 32) == (last == "cond")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "tape", "flags"),
+    [
+        ([], None, 0),
+        (["@"], "C", 0),
+        ([" ", "7"], "B", NOT_LAST_ELIGIBLE),
+        (["@", "I"], "C", NOT_LAST_ELIGIBLE),
+        (["@", "F", "T", "I"], "C", NOT_LAST_ELIGIBLE),
+        (["B"], "A", NOT_LAST_ELIGIBLE),
+        (["B"], "C", 0),
+        (["W"], "C", NOT_LAST_ELIGIBLE),
+        (["@", "M"], "C", NOT_LAST_ELIGIBLE | NOT_VOLUME_ELIGIBLE),
+        (["9"], "A", NOT_VOLUME_ELIGIBLE),
+        (["9", "T"], "A", NOT_LAST_ELIGIBLE | NOT_VOLUME_ELIGIBLE),
+        (["?"], "C", NOT_LAST_ELIGIBLE),
+        (["@T"], "C", NOT_LAST_ELIGIBLE),
+        (["é"], "A", NOT_LAST_ELIGIBLE),
+        ([""], "A", NOT_LAST_ELIGIBLE),
+    ],
+)
+def test_the_strictest_condition_of_a_trade_wins(conditions, tape, flags):
+    assert eligibility(conditions, tape) == flags
+
+
+@given(st.lists(st.sampled_from(LETTERS), max_size=4), st.sampled_from([*MATRIX, "N", None]))
+def test_a_trade_may_do_what_each_of_its_conditions_allows_in_any_order(conditions, tape):
+    expected = 0
+    for letter in conditions:
+        expected |= eligibility([letter], tape)
+    assert eligibility(conditions, tape) == eligibility(conditions[::-1], tape) == expected
+
+
+def test_on_other_tapes_only_what_both_consolidated_tapes_agree_on_is_known():
+    for tape in ("N", None, "X"):
+        for letter in LETTERS:
+            if not unknown_conditions([letter], tape):
+                assert eligibility([letter], tape) == eligibility([letter], "A") == eligibility([letter], "C")
+    assert unknown_conditions(["B", "L", "@"], "N") == ["B", "L"]
+
+
+def test_the_table_covers_all_of_ascii_and_cannot_be_changed():
+    assert TABLE.shape == (5, CODES)
+    assert TABLE.dtype.name == "uint8"
+    assert all(TABLE[:, 0] & UNKNOWN)
+    with pytest.raises(ValueError, match="read-only"):
+        TABLE[0, 0] = 0
