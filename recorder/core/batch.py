@@ -55,7 +55,9 @@ class Texts:
         if len(encoded) > (TEXT_BYTES_MAX if self._unique else VARCHAR_BYTES_MAX):
             raise FrameError(f"text of {len(encoded)} bytes where at most {TEXT_BYTES_MAX} make sense: {text[:60]!r}…")
         if self.count >= TEXTS_MAX:
-            raise FrameError(f"more than {TEXTS_MAX} distinct texts; the provider sends unbounded names, e.g. {text[:60]!r}")
+            raise FrameError(
+                f"more than {TEXTS_MAX} distinct texts; the provider sends unbounded names, e.g. {text[:60]!r}"
+            )
         number, start = self.count, int(self.offsets[self.count])
         if number + 2 > len(self.offsets):
             self.offsets = np.concatenate([self.offsets, np.zeros(len(self.offsets), np.int64)])
@@ -158,10 +160,12 @@ class Batch:
         )
         scope: dict[str, Any] = {}
         exec(source, scope)
-        self.append, self._seek, self._state = scope["make"](self._struct.pack_into, self._size, struct.error, self._grow)
+        self.append, self._seek, self._state = scope["make"](
+            self._struct.pack_into, self._size, struct.error, self._grow
+        )
 
     def _grow(self, buffer: bytearray | None, used: int) -> bytearray:
-        """A buffer twice as large; the computed columns of its free slots are null, kernels fill in what they compute."""
+        """A buffer twice as large. The computed columns of its free slots are null: kernels fill in what they compute."""
         grown = bytearray(2 * len(buffer) if buffer else BATCH_ROWS_INITIAL * self._size)
         if buffer:
             grown[:used] = buffer[:used]
@@ -255,8 +259,17 @@ class Scope:
         self.item += 1
 
     def gap(
-        self, ts_event: int, ts_recv: int, symbol: str, channel: str, kind: int, from_id: int, to_id: int, missing: int,
-        span_ns: int, cause: str,
+        self,
+        ts_event: int,
+        ts_recv: int,
+        symbol: str,
+        channel: str,
+        kind: int,
+        from_id: int,
+        to_id: int,
+        missing: int,
+        span_ns: int,
+        cause: str,
     ) -> None:
         """Record something missing; ``kind`` is a code of the GAPS.kind label."""
         batch = self.out.batches[GAPS.name]
@@ -269,7 +282,18 @@ class Scope:
         """Check a per-connection counter that grows by one a frame; a jump is a gap of the whole connection."""
         last, self._sequence = self._sequence, number
         if last is not None and number > last + 1:
-            self.gap(ts_recv, ts_recv, "*", channel, 2, last + 1, number - 1, number - last - 1, 0, "frames lost on the connection")
+            self.gap(
+                ts_recv,
+                ts_recv,
+                "*",
+                channel,
+                2,
+                last + 1,
+                number - 1,
+                number - last - 1,
+                0,
+                "frames lost on the connection",
+            )
 
     def opened(self) -> None:
         """A new connection: its counters start over."""

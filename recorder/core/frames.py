@@ -290,6 +290,11 @@ class Frames:
         start = int(self.starts[i])
         return self.data[start : start + int(self.lengths[i])].tobytes()
 
+    def part(self, first: int, last: int) -> Frames:
+        """Frames ``first`` to ``last`` (excluded) of these, over the same data."""
+        table = np.stack([getattr(self, name)[first:last] for name in ("kinds", "sources", "ts_recv", "starts", "lengths", "ends")])
+        return Frames(self.data, table, int(table[ENDS, -1]) if last > first else self.end)
+
 
 def frames_from_list(frames: Iterable[tuple[int, int, int, bytes]], position: int = 0) -> Frames:
     """Frames of ``(kind, source, ts_recv, payload)`` as a journal that starts at ``position`` would return them."""

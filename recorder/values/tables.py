@@ -161,8 +161,8 @@ REJECTED = Table(
     columns=(
         Column("ts_event", TIMESTAMP, "receive time of the frame"),
         Column("feed", symbol(64), "the configured feed"),
-        Column("position", LONG, "place in the journal, just past the frame; for a row rejected by the server, of its block"),
-        Column("item", INT, "which of several at this position, from 0"),
+        Column("position", LONG, "place in the journal, just past the frame; null for a row rejected by the server"),
+        Column("item", INT, "which of several at this position, from 0; of a rejected row, its checksum"),
         Column("reason", VARCHAR, "what does not fit, in words"),
         Column("excerpt", VARCHAR, "the first bytes of it"),
     ),

@@ -1,0 +1,89 @@
+"""Frames into the database without a loop or a journal: the pipeline and the sink, driven by a plain iterator."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from recorder.core.frames import Frames
+from recorder.core.pipeline import Pipeline
+from recorder.feeds import PROVIDERS, make
+from recorder.shell import migrate
+from recorder.shell.database import Database
+from recorder.shell.sender import Log
+from recorder.shell.sink import Sink
+from recorder.shell.sql_client import connect
+from recorder.values.config import Config
+from recorder.values.errors import DatabaseError
+
+ROOM_POLL_S = 0.001  # between looks whether the sink takes another block
+STUCK_S = 60.0  # without any block answered: the database is not coming back by itself
+
+
+class Load:
+    """The same pipeline calls as a live recording makes, as fast as the database takes rows."""
+
+    def __init__(self, config: Config, pipeline: Pipeline, sink: Sink) -> None:
+        self.pipeline, self.sink = pipeline, sink
+        self._rows_max = config.batch.rows_max
+
+    def frames(self, frames: Frames) -> None:
+        self.pipeline.consume(frames)
+        if self.pipeline.pending >= self._rows_max:
+            self._submit()
+
+    def _submit(self) -> None:
+        """Hand over what was collected, waiting for room. Raises DatabaseError when there is none for STUCK_S."""
+        deadline = time.monotonic() + STUCK_S
+        while not self.sink.room():
+            if time.monotonic() > deadline:
+                raise DatabaseError(
+                    f"QuestDB took no rows for {STUCK_S:.0f} s ({self.sink.last_error}); is it overloaded or stopped?"
+                )
+            time.sleep(ROOM_POLL_S)
+        self.sink.submit(self.pipeline.seal())
+
+    def finish(self, timeout_s: float) -> None:
+        """Send the rest and wait until all of it is queryable. Raises DatabaseError when it is not in time."""
+        if self.pipeline.pending:
+            self._submit()
+        if not self.sink.drain(timeout_s):
+            raise DatabaseError(
+                f"rows are not queryable after {timeout_s:.0f} s ({self.sink.last_error}); see `recorder db status`"
+            )
+
+
+def migrate_to(config: Config) -> list[str]:
+    """Create or bring forward the tables and views of the configured database; what was done, a line each."""
+    with connect(config) as client:
+        return migrate.apply_schema(client, config)
+
+
+def make_sink(config: Config, log: Log, **callbacks: Callable[[int], None]) -> Sink:
+    """The sink of the configured database, for the loader and for live recording alike."""
+    q = config.questdb
+    return Sink(
+        q.ilp,
+        q.sql,
+        log,
+        user=q.user or None,
+        password=q.password or None,
+        encoder=q.encoder,
+        blocks_in_flight_max=config.batch.blocks_in_flight_max,
+        apply_schema=lambda: migrate_to(config) and None,
+        **callbacks,
+    )
+
+
+@contextmanager
+def loader(config: Config, log: Log) -> Iterator[Load]:
+    """A started database with its schema, a pipeline and a sink; the sink is closed at the end, the database stays."""
+    if config.questdb.embedded:
+        Database.from_config(config).start()
+    migrate_to(config)
+    sink = make_sink(config, log)
+    try:
+        yield Load(config, Pipeline(config.kernels, make, PROVIDERS), sink)
+    finally:
+        sink.close()

@@ -1,0 +1,240 @@
+"""Recording, put together: connections → journal → pipeline → sink → QuestDB. Shared by ``run`` and ``demo``."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from recorder.commands.load import make_sink, migrate_to
+from recorder.core import encode, frames, websocket_frames
+from recorder.core.pipeline import Pipeline
+from recorder.feeds import PROVIDERS, make
+from recorder.shell.connection import Connection
+from recorder.shell.database import Database
+from recorder.shell.engine import Engine
+from recorder.shell.journal import Journal
+from recorder.shell.sink import Sink
+from recorder.values.config import Config, credentials
+from recorder.values.errors import DatabaseError, RecorderError
+from recorder.values.feed import SECOND, FeedSpec
+from recorder.values.schedule import Closed, Open, Schedule
+
+DRAIN_TIMEOUT_S = (
+    30.0  # for rows to become queryable when stopping; what is not stays in the journal for the next start
+)
+DATABASE_RETRY_S = 5.0  # between tries to start or reach the database: frames are journalled meanwhile
+SUPERVISE_S = 1.0
+SLEEP_MAX_S = 3600.0  # the calendar is asked again at least this often: clocks are set, machines are suspended
+
+
+@dataclass
+class FeedRun:
+    """A configured feed while recording: its schedule and its connections."""
+
+    spec: FeedSpec
+    schedule: Schedule
+    task: asyncio.Task[None] | None = None
+    connections: list[Connection] = field(default_factory=list)
+    waiting_until: int | None = None  # ns; None while open
+    skipped: str = ""  # why it is not recorded at all
+    frames_before: int = 0  # of connections that are gone: counters never go back
+    reconnects_before: int = 0
+
+
+class Recording:
+    """Everything a running recorder is made of, and the order in which it starts and stops.
+
+    schedule_for  gives a feed's Schedule; asked again when it ends
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        log: Any,
+        schedule_for: Callable[[FeedSpec], Schedule],
+        env: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.config, self.log = config, log
+        self.feeds: dict[str, FeedRun] = {}
+        self.database = Database.from_config(config) if config.questdb.embedded else None
+        self.database_state = "starting"
+        self.sink: Sink | None = None
+        self.started = time.time_ns()
+        self._schedule_for, self._env = schedule_for, env
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._stopping = asyncio.Event()
+
+    async def start(self) -> None:
+        """Reception first: feeds connect while the database is still starting."""
+        self.journal = Journal.open(
+            self.config.journal.dir,
+            segment_bytes=self.config.journal.segment_mb << 20,
+            fsync_ms=self.config.journal.fsync_ms,
+            keep_days=self.config.journal.keep_days,
+            keep_gb=self.config.journal.keep_gb,
+            log=self.log.info,
+        )
+        self.pipeline = Pipeline(self.config.kernels, make, PROVIDERS)
+        for module in (frames, websocket_frames, encode, self.pipeline):
+            module.warm()  # nothing is compiled once frames arrive
+        self._resume()
+        self.engine = Engine(self.journal, self.pipeline, self.config.batch)
+        gc.collect()
+        gc.freeze()  # what exists now lives as long as the process: the collector need not look at it again
+        self._tasks.append(asyncio.create_task(self._keep_database()))
+        self.set_feeds(self.config.feeds)
+
+    def _resume(self) -> None:
+        """Continue at the position QuestDB had applied; what was journalled after it is decoded again."""
+        self.pipeline.consume(self.journal.declarations(self.journal.released))
+        self.pipeline.position = self.journal.released
+        behind = self.journal.end - self.journal.released
+        if behind:
+            self.log.info("journal.resumed", position=self.journal.released, bytes=behind)
+
+    def set_feeds(self, specs: tuple[FeedSpec, ...]) -> None:
+        """Start what is new, stop what is gone or changed, leave the others alone."""
+        wanted = {spec.name: spec for spec in specs}
+        for name in [name for name, run in self.feeds.items() if wanted.get(name) != run.spec]:
+            self._tasks.append(asyncio.create_task(self._drop(self.feeds.pop(name))))
+        for name, spec in wanted.items():
+            if name in self.feeds:
+                continue
+            run = self.feeds[name] = FeedRun(spec, self._schedule_for(spec))
+            info = PROVIDERS[spec.provider]
+            keys = credentials(info, self._env)
+            missing = [key for key in info.credentials if key not in keys]
+            if missing:
+                run.skipped = f"set {' and '.join(missing)} in the environment to record it"
+                self.log.warning("feed.skipped", feed=name, reason=run.skipped)
+                continue
+            run.task = asyncio.create_task(self._keep_feed(run, keys))
+
+    async def _drop(self, run: FeedRun) -> None:
+        await asyncio.gather(*(c.stop() for c in run.connections))
+        if run.task is not None:
+            run.task.cancel()
+        self.log.info("feed.removed", feed=run.spec.name)
+
+    async def _keep_feed(self, run: FeedRun, keys: Mapping[str, str]) -> None:
+        """Follow the feed's schedule: wait for the open, record, drain after the close, wait again."""
+        while True:
+            now = time.time_ns()
+            match run.schedule.state(now):
+                case Open(until):
+                    run.waiting_until = None
+                    await self._record(run, keys, until)
+                case Closed(next_open):
+                    if next_open is None:
+                        run.schedule = self._schedule_for(run.spec)
+                        next_open = run.schedule.next_open(now)
+                    if run.waiting_until != next_open:
+                        run.waiting_until = next_open
+                        self.log.info(
+                            "feed.waiting", feed=run.spec.name, opens=_iso(next_open), wait_s=_seconds(next_open, now)
+                        )
+                    await asyncio.sleep(min(SLEEP_MAX_S, _seconds(next_open, now)))
+
+    async def _record(self, run: FeedRun, keys: Mapping[str, str], until: int | None) -> None:
+        shards = make(run.spec, keys).shards()
+        run.connections = [
+            Connection(shard, make(shard, keys), self.journal, self.engine.wake, self.log) for shard in shards
+        ]
+        tasks = [asyncio.create_task(connection.run()) for connection in run.connections]
+        try:
+            if until is None:
+                await asyncio.gather(*tasks)
+            while until is not None and time.time_ns() < until:  # asked again: a suspended machine slept longer
+                await asyncio.wait(tasks, timeout=min(SLEEP_MAX_S, _seconds(until, time.time_ns())))
+            if until is not None:
+                self.log.info("feed.closed", feed=run.spec.name, reason="end of session")
+        finally:
+            await asyncio.gather(*(c.stop() for c in run.connections))
+            for task in tasks:
+                task.cancel()
+            run.frames_before += sum(c.frames for c in run.connections)
+            run.reconnects_before += sum(c.reconnects for c in run.connections)
+            run.connections = []
+
+    async def _keep_database(self) -> None:
+        """Start or reach QuestDB, apply the schema, start loading; then see that an embedded server stays alive."""
+        told = ""
+        while self.sink is None:
+            try:
+                if self.database is not None:
+                    anew = await asyncio.to_thread(self.database.start)
+                    status = await asyncio.to_thread(self.database.status)
+                    self.log.info(
+                        "database.started" if anew else "database.found", pid=status.pid, sql=self.database.sql_url
+                    )
+                changes = await asyncio.to_thread(migrate_to, self.config)
+                if changes:
+                    self.log.info("schema.applied", changes=len(changes))
+                self.sink = self._make_sink()
+            except RecorderError as error:
+                self.database_state = str(error)
+                if str(error) != told:
+                    told = str(error)
+                    self.log.error("database.unavailable", reason=told, retry_s=DATABASE_RETRY_S)
+                await asyncio.sleep(DATABASE_RETRY_S)
+        self.database_state = "ready"
+        self.engine.start(self.sink)
+        while self.database is not None:
+            await asyncio.sleep(SUPERVISE_S)
+            if not await asyncio.to_thread(self.database.alive):
+                self.database_state = "restarting"
+                self.log.error("database.died", action="restarting it; frames are journalled meanwhile")
+                try:
+                    await asyncio.to_thread(self.database.restart)
+                    self.database_state = "ready"
+                    self.log.info("database.restarted")
+                except DatabaseError as error:
+                    self.database_state = str(error)
+                    self.log.error("database.unavailable", reason=str(error), retry_s=DATABASE_RETRY_S)
+                    await asyncio.sleep(DATABASE_RETRY_S)
+
+    def _make_sink(self) -> Sink:
+        return make_sink(self.config, self.log, on_answered=self.engine.on_answered, on_applied=self.engine.on_applied)
+
+    async def stop(self) -> bool:
+        """Close the feeds, wait until everything is queryable, leave the database to its users.
+
+        False when rows were not queryable in time: they are in the journal and are loaded at the next start.
+        """
+        await asyncio.gather(*(self._drop(run) for run in self.feeds.values()))
+        self.feeds.clear()
+        drained = self.sink is not None and await self.engine.drain(DRAIN_TIMEOUT_S)
+        for task in self._tasks:
+            task.cancel()
+        if self.sink is not None:
+            await asyncio.to_thread(self.sink.close)
+        if not drained:
+            self.log.warning(
+                "journal.kept", bytes=self.journal.end - self.engine.released,
+                reason="not queryable yet; the next start loads it", database=self.database_state,
+            )  # fmt: skip
+        self.journal.close()
+        return drained
+
+
+def _seconds(until: int | None, now: int) -> float:
+    return SLEEP_MAX_S if until is None else max(0.0, (until - now) / SECOND)
+
+
+def _iso(ns: int | None) -> str:
+    if ns is None:
+        return "unknown"
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ns // SECOND))
+
+
+async def wait_first(*events: Awaitable[Any], timeout_s: float | None) -> None:
+    """Until the first of ``events`` or the timeout."""
+    tasks = [asyncio.ensure_future(event) for event in events]
+    await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()

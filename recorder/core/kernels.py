@@ -1,0 +1,338 @@
+"""Kernels over sealed trades: gaps, duplicates, late ticks, VWAPs, z-scores and size spikes, per feed and symbol.
+
+Every kernel is a fold over rows in the order they were received, so its results do not depend on where batches were
+sealed. State lives in arrays indexed by series id; one compiled loop does all of it in one pass over the rows,
+because a row that is in cache once should not be fetched six times (bench_kernels.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numba import njit
+
+from recorder.values.schema import LONG_NULL
+from recorder.values.tables import (
+    CANCELLED,
+    DUPLICATE,
+    LATE,
+    NOT_LAST_ELIGIBLE,
+    NOT_VOLUME_ELIGIBLE,
+    OUTLIER,
+    SIZE_SPIKE,
+    TRADES,
+)
+
+RECENT_IDS = 64  # ids remembered per series: Kraken repeats 50 trades after a reconnect
+VWAP_BUCKETS = 64  # the rolling VWAP moves in steps of a 64th of its window: bounded memory at any rate
+SERIES_INITIAL = 64
+GAP_COLUMNS = 8
+CANCELLATION = 1e-6  # m2 below this part of its peak has lost six digits of sixteen
+
+IDS_OPAQUE, IDS_CONTIGUOUS = 0, 1  # what trade ids tell: only whether seen before, or also what is missing
+GAP_TRADE_ID, GAP_SEQUENCE, GAP_TIME, GAP_DISCONNECT = 1, 2, 3, 4  # codes of the GAPS.kind label
+NO_TIME = LONG_NULL
+
+
+class Settings(Protocol):
+    """The [kernels] section, as far as kernels read it."""
+
+    zscore_window: int
+    outlier_sigma: float
+    min_samples: int
+    size_window: int
+    size_multiple: float
+    rolling_vwap_s: float
+    time_gap_s: float
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers the compiled loop reads, in its units."""
+
+    zscore_window: int
+    outlier_sigma: float
+    min_samples: int
+    size_window: int
+    size_multiple: float
+    bucket_ns: int
+    time_gap_ns: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Parameters:
+        return cls(
+            settings.zscore_window,
+            settings.outlier_sigma,
+            settings.min_samples,
+            settings.size_window,
+            settings.size_multiple,
+            max(1, round(settings.rolling_vwap_s * 1e9) // VWAP_BUCKETS),
+            round(settings.time_gap_s * 1e9),
+        )
+
+
+class TradeState:
+    """State of every series: scalars in one record array, rings beside it. Grows by doubling, never shrinks."""
+
+    SCALARS = np.dtype(
+        [
+            ("id_kind", "i8"), ("zone", "i8"), ("last_ts", "i8"), ("last_id", "i8"), ("seen", "i8"),
+            ("session_start", "i8"), ("session_end", "i8"), ("session_pv", "f8"), ("session_v", "f8"),
+            ("bucket", "i8"), ("older_pv", "f8"), ("older_v", "f8"),
+            ("last_price", "f8"), ("returns", "i8"), ("mean", "f8"), ("m2", "f8"), ("m2_peak", "f8"),
+            ("sizes", "i8"), ("size_sum", "f8"),
+        ]
+    )  # fmt: skip
+
+    def __init__(self, parameters: Parameters) -> None:
+        self.parameters = parameters
+        self.known = 0
+        self._allocate(SERIES_INITIAL)
+
+    def _allocate(self, capacity: int) -> None:
+        p = self.parameters
+        self.scalars = np.zeros(capacity, self.SCALARS)
+        for name in ("last_ts", "last_id", "session_end", "session_start", "bucket"):
+            self.scalars[name] = NO_TIME
+        self.scalars["last_price"] = np.nan
+        self.ids = np.full((capacity, RECENT_IDS), LONG_NULL, np.int64)
+        self.buckets = np.zeros((capacity, VWAP_BUCKETS, 2))
+        self.returns = np.zeros((capacity, p.zscore_window))
+        self.sizes = np.zeros((capacity, p.size_window))
+
+    def add(self, id_kind: int, zone: int) -> None:
+        """One more series, whose id is the number of those before it."""
+        if self.known == len(self.scalars):
+            old = self.scalars, self.ids, self.buckets, self.returns, self.sizes
+            self._allocate(2 * len(self.scalars))
+            new = self.scalars, self.ids, self.buckets, self.returns, self.sizes
+            for before, after in zip(old, new, strict=True):
+                after[: len(before)] = before
+        self.scalars[self.known]["id_kind"] = id_kind
+        self.scalars[self.known]["zone"] = zone
+        self.known += 1
+
+
+@njit(cache=True, nogil=True)
+def _seen_before(ids, key, count):
+    for i in range(min(count, ids.shape[0])):  # noqa: SIM110 (a generator does not compile to a plain loop)
+        if ids[i] == key:
+            return True
+    return False
+
+
+@njit(cache=True, nogil=True)
+def _moments_anew(s, ring, n):
+    """Mean and m2 of the first ``n`` values of the ring, two-pass: what rounding has added up is gone."""
+    mean = 0.0
+    for i in range(n):
+        mean += ring[i]
+    mean /= n
+    m2 = 0.0
+    for i in range(n):
+        m2 += (ring[i] - mean) ** 2
+    s.mean, s.m2, s.m2_peak = mean, m2, m2
+
+
+@njit(cache=True, nogil=True)
+def _zscore(s, ring, price, window, min_samples):
+    """z-score of the log return of ``price`` against the returns before it; the return then joins the window.
+
+    (r - mean) / population std of the window before; NaN below ``min_samples`` returns or while std is 0.
+    Welford's update with removal. Mean and m2 are computed anew at each turn of the ring, and when m2 has fallen so far
+    below its peak that what is left may be rounding (a burst has left the window). Oracle: tests/reference.py::zscores
+    """
+    z = np.nan
+    if s.last_price > 0.0 and price > 0.0:
+        r = np.log(price / s.last_price)
+        n = min(s.returns, window)
+        if n >= min_samples and s.m2 > 0.0:
+            z = (r - s.mean) / np.sqrt(s.m2 / n)
+        slot = s.returns % window
+        if s.returns < window:
+            delta = r - s.mean
+            s.mean += delta / (n + 1)
+            s.m2 += delta * (r - s.mean)
+        else:
+            gone = ring[slot]
+            mean = s.mean + (r - gone) / window
+            s.m2 += (r - gone) * (r - mean + gone - s.mean)
+            s.mean = mean
+        ring[slot] = r
+        s.returns += 1
+        s.m2_peak = max(s.m2_peak, s.m2)
+        if slot == window - 1 or s.m2 < CANCELLATION * s.m2_peak:
+            _moments_anew(s, ring, min(s.returns, window))
+    s.last_price = price
+    return z
+
+
+@njit(cache=True, nogil=True)
+def _size_spike(s, ring, size, window, min_samples, multiple):
+    """True when ``size`` exceeds ``multiple`` × the mean of the last ``window`` sizes before it; it then joins them."""
+    n = min(s.sizes, window)
+    spike = n >= min_samples and multiple > 0.0 and size > multiple * (s.size_sum / n)
+    slot = s.sizes % window
+    if s.sizes >= window:
+        s.size_sum -= ring[slot]
+    ring[slot] = size
+    s.size_sum += size
+    s.sizes += 1
+    if slot == window - 1:  # sum anew at each turn of the ring: rounding cannot add up
+        total = 0.0
+        for i in range(window):
+            total += ring[i]
+        s.size_sum = total
+    return spike
+
+
+@njit(cache=True, nogil=True)
+def _rolling_vwap(s, buckets, ts, price, size, bucket_ns):
+    """VWAP of this bucket and the VWAP_BUCKETS - 1 before it, this trade included; NaN while their volume is 0.
+
+    Oracle: tests/reference.py::rolling_vwaps
+    """
+    bucket = ts // bucket_ns
+    if bucket > s.bucket:
+        if s.bucket == NO_TIME or bucket - s.bucket >= VWAP_BUCKETS:
+            buckets[:] = 0.0
+        else:
+            for b in range(s.bucket + 1, bucket + 1):
+                buckets[b % VWAP_BUCKETS, 0] = 0.0
+                buckets[b % VWAP_BUCKETS, 1] = 0.0
+        s.bucket = bucket
+        pv = v = 0.0
+        for b in range(bucket - VWAP_BUCKETS + 1, bucket):
+            pv += buckets[b % VWAP_BUCKETS, 0]
+            v += buckets[b % VWAP_BUCKETS, 1]
+        s.older_pv, s.older_v = pv, v
+    current = buckets[bucket % VWAP_BUCKETS]
+    current[0] += price * size
+    current[1] += size
+    v = s.older_v + current[1]
+    return (s.older_pv + current[0]) / v if v > 0.0 else np.nan
+
+
+@njit(cache=True, nogil=True)
+def _session_vwap(s, ts, price, size, counts, boundaries):
+    """VWAP of the session so far, this trade included if it counts; NaN for a trade of an earlier session.
+
+    ``boundaries`` are the local midnights, in ns UTC, of the zone that starts this provider's sessions.
+    """
+    if ts >= s.session_end:
+        i = np.searchsorted(boundaries, ts, side="right")
+        s.session_start = boundaries[i - 1] if i > 0 else NO_TIME
+        s.session_end = boundaries[i] if i < len(boundaries) else np.iinfo(np.int64).max
+        s.session_pv = s.session_v = 0.0
+    elif ts < s.session_start:
+        return np.nan
+    if counts:
+        s.session_pv += price * size
+        s.session_v += size
+    return s.session_pv / s.session_v if s.session_v > 0.0 else np.nan
+
+
+@njit(cache=True, nogil=True)
+def _write_gap(gaps, n, row, kind, from_id, to_id, missing, span):
+    gaps[n, 0] = row.series
+    gaps[n, 1] = row.ts_event
+    gaps[n, 2] = row.ts_recv
+    gaps[n, 3] = kind
+    gaps[n, 4] = from_id
+    gaps[n, 5] = to_id
+    gaps[n, 6] = missing
+    gaps[n, 7] = span
+    return n + 1
+
+
+@njit(cache=True, nogil=True)
+def trades_kernel(
+    rows, scalars, ids, buckets, returns, sizes, boundaries, zone_starts, gaps,
+    zscore_window, outlier_sigma, min_samples, size_window, size_multiple, bucket_ns, time_gap_ns,
+):  # fmt: skip
+    """Fill vwap, rolling_vwap, zscore, missed and flags of TRADES rows, in the order they were received.
+
+    rows     (n,) TRADES rows; updated in place
+    scalars, ids, buckets, returns, sizes   TradeState, updated in place
+    boundaries, zone_starts   session starts of zone z are boundaries[zone_starts[z]:zone_starts[z + 1]]
+    gaps     (2 n, 8) int64: series, ts_event, ts_recv, kind, from_id, to_id, missing, span_ns
+    Returns how many gaps were written.
+
+    A row seen before (same id among the last RECENT_IDS, same exchange) is flagged DUPLICATE and changes nothing else.
+    A row older than the last one is LATE: it counts in the session VWAP and nowhere else, so that rolling state never
+    runs backwards. Cancelled, ineligible and backfilled-late rows never set a price.
+    Oracle: tests/reference.py::trades
+    """
+    found = 0
+    for i in range(len(rows)):
+        row = rows[i]
+        s = scalars[row.series]
+        ts, number, flags = row.ts_event, row.trade_id, row.flags
+        withdrawn = flags & CANCELLED
+        key = number ^ (np.int64(row.exchange + 1) << 48)
+        if not withdrawn:
+            contiguous = s.id_kind == IDS_CONTIGUOUS
+            if not (contiguous and number > s.last_id) and _seen_before(ids[row.series], key, s.seen):
+                row.flags = flags | DUPLICATE
+                continue
+            ids[row.series, s.seen % RECENT_IDS] = key
+            s.seen += 1
+            if contiguous:
+                if s.last_id != LONG_NULL and number > s.last_id + 1:
+                    missing = number - s.last_id - 1
+                    row.missed = missing
+                    found = _write_gap(
+                        gaps, found, row, GAP_TRADE_ID, s.last_id + 1, number - 1, missing, max(0, ts - s.last_ts)
+                    )
+                s.last_id = max(s.last_id, number)
+        if s.last_ts != NO_TIME:
+            if ts < s.last_ts:
+                flags |= LATE
+            elif time_gap_ns > 0 and ts - s.last_ts > time_gap_ns and not withdrawn:
+                found = _write_gap(gaps, found, row, GAP_TIME, LONG_NULL, LONG_NULL, LONG_NULL, ts - s.last_ts)
+        s.last_ts = max(s.last_ts, ts)
+        counts = not flags & (NOT_VOLUME_ELIGIBLE | CANCELLED)
+        zone = boundaries[zone_starts[s.zone] : zone_starts[s.zone + 1]]
+        row.vwap = _session_vwap(s, ts, row.price, row.size, counts, zone)
+        if not flags & LATE:
+            if counts:
+                row.rolling_vwap = _rolling_vwap(s, buckets[row.series], ts, row.price, row.size, bucket_ns)
+                if _size_spike(s, sizes[row.series], row.size, size_window, min_samples, size_multiple):
+                    flags |= SIZE_SPIKE
+            if not flags & (NOT_LAST_ELIGIBLE | CANCELLED):
+                z = _zscore(s, returns[row.series], row.price, zscore_window, min_samples)
+                row.zscore = z
+                if abs(z) > outlier_sigma:
+                    flags |= OUTLIER
+        row.flags = flags
+    return found
+
+
+class Kernels:
+    """Trade kernels with their state and the session starts of every zone in use."""
+
+    def __init__(self, settings: Settings, zones: list[np.ndarray]) -> None:
+        """``zones[z]`` (m,) int64: session starts of zone z in ns UTC, ascending."""
+        self.parameters = Parameters.of(settings)
+        self.state = TradeState(self.parameters)
+        self._boundaries = np.concatenate(zones)
+        self._zone_starts = np.cumsum([0] + [len(z) for z in zones]).astype(np.int64)
+        self._gaps = np.empty((0, GAP_COLUMNS), np.int64)
+
+    def trades(self, rows: np.ndarray) -> np.ndarray:
+        """Run over TRADES rows in place; return the gaps found, (k, 8) int64 as trades_kernel says."""
+        assert rows.dtype == TRADES.dtype
+        if len(self._gaps) < 2 * len(rows):
+            self._gaps = np.empty((2 * len(rows), GAP_COLUMNS), np.int64)
+        s, p = self.state, self.parameters
+        found = trades_kernel(
+            rows, s.scalars, s.ids, s.buckets, s.returns, s.sizes, self._boundaries, self._zone_starts, self._gaps,
+            p.zscore_window, p.outlier_sigma, p.min_samples, p.size_window, p.size_multiple, p.bucket_ns, p.time_gap_ns,
+        )  # fmt: skip
+        return self._gaps[:found]
+
+    def warm(self) -> None:
+        """Compile, or load from the cache, before the first frame."""
+        self.trades(np.zeros(0, TRADES.dtype))

@@ -1,0 +1,100 @@
+"""The life of one connection, sans I/O: what to do when it opens, speaks, falls silent or closes. Reads no clock.
+
+The shell calls the ``on_*`` methods with the time and carries out what they return. A day of reconnects is tested in a
+millisecond, and twice the same.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+
+from recorder.values.feed import SECOND, Command, Endpoint, Fatal, Feed, Notice, Ready, Reconnect, Send
+
+BACKOFF_FIRST_NS = SECOND // 2
+BACKOFF_MAX_NS = 60 * SECOND  # a provider that is down for an hour is found again within a minute
+HEALTHY_NS = 30 * SECOND  # a connection that lived this long in readiness starts the backoff over
+FATAL_RETRY_NS = 15 * 60 * SECOND  # a refused key may be mended by its owner while we run; asking seldom harms nobody
+
+
+class State(enum.Enum):
+    CLOSED = "closed"
+    OPENING = "opening"
+    SUBSCRIBING = "subscribing"
+    READY = "ready"
+
+
+class Session:
+    """One connection's state machine around a feed.
+
+    uniform  returns a random float in [0, 1); passed in so that tests decide
+    """
+
+    def __init__(self, feed: Feed, uniform: Callable[[], float]) -> None:
+        self.feed = feed
+        self.state = State.CLOSED
+        self.failures = 0  # in a row, since the last healthy connection
+        self.reason = ""  # why it is not ready, in words
+        self.fatal = False
+        self.endpoint: Endpoint = feed.endpoint()
+        self._uniform = uniform
+        self._capability = feed.capability()
+        self._hold_ns = 0
+        self._opened = 0
+        self._ready = 0
+        self._app_ping_due = 0
+
+    def on_opening(self) -> Endpoint:
+        """About to connect: the endpoint to use (asked anew each time: it may carry a fresh token)."""
+        self.state, self.endpoint, self._hold_ns = State.OPENING, self.feed.endpoint(), 0
+        return self.endpoint
+
+    def on_open(self, now: int) -> list[Command]:
+        self.state, self._opened = State.SUBSCRIBING, now
+        self._app_ping_due = now + self.endpoint.app_ping_ns
+        return self._note(self.feed.on_open(), now)
+
+    def on_control(self, payload: bytes, now: int) -> list[Command]:
+        """A frame that is not plain data."""
+        return self._note(self.feed.on_control(payload), now)
+
+    def on_timer(self, now: int) -> list[Command]:
+        """Called about once a second while open: time-outs, a provider's own pings, the end of a connection's life."""
+        commands: list[Command] = []
+        if self.state is State.SUBSCRIBING and now - self._opened > self.endpoint.ready_timeout_ns:
+            seconds = self.endpoint.ready_timeout_ns // SECOND
+            commands.append(Reconnect(f"not subscribed {seconds} s after opening"))
+        if self.endpoint.app_ping is not None and now >= self._app_ping_due:
+            self._app_ping_due = now + self.endpoint.app_ping_ns
+            commands.append(Send(self.endpoint.app_ping))
+        if self._capability.life_ns and now - self._opened > self._capability.life_ns:
+            commands.append(Reconnect("the provider cuts connections of this age"))
+        return self._note(commands, now)
+
+    def on_closed(self, now: int, reason: str, retry_after_ns: int = 0) -> int:
+        """The connection is gone, or could not be opened; return how many ns to wait before the next try.
+
+        Capped exponential backoff with full jitter in its upper half, never below the provider's hold time, what it
+        asked for (``Retry-After``) or its connects per minute.
+        """
+        healthy = self.state is State.READY and now - self._ready >= HEALTHY_NS
+        self.state, self.reason = State.CLOSED, self.reason if self.fatal else reason
+        self.failures = 1 if healthy else self.failures + 1
+        backoff = min(BACKOFF_MAX_NS, BACKOFF_FIRST_NS << min(self.failures - 1, 16))
+        jittered = round(backoff * (0.5 + 0.5 * self._uniform()))
+        spacing = round(60 * SECOND / self._capability.connects_per_minute_max)
+        floor = max(self._hold_ns, self._capability.hold_ns, retry_after_ns, spacing if self.failures > 1 else 0)
+        return max(jittered, floor, FATAL_RETRY_NS if self.fatal else 0)
+
+    def _note(self, commands: list[Command], now: int) -> list[Command]:
+        for command in commands:
+            match command:
+                case Ready():
+                    self.state, self._ready, self.reason, self.fatal = State.READY, now, "", False
+                case Reconnect(reason, hold_ns):
+                    self.reason, self._hold_ns = reason, max(self._hold_ns, hold_ns)
+                case Fatal(reason):
+                    self.reason, self.fatal = reason, True
+                case Notice() | Send():
+                    pass
+        return commands

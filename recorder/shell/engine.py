@@ -1,0 +1,161 @@
+"""Journal → pipeline → sink on the event loop: read what was journalled, decode, send, release what is queryable."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from recorder.core.encode import Sealed
+from recorder.core.frames import Frames
+from recorder.core.histogram import Histogram
+from recorder.core.pipeline import Pipeline
+from recorder.values.config import BatchConfig
+
+READ_BYTES = 128 << 10  # decoded at a stretch: about 1 ms, so that sockets are read in between
+RETRY_S = 0.002  # how soon to look again when the sink had no room
+
+
+class FrameSource(Protocol):
+    """What the engine needs of the journal."""
+
+    end: int
+
+    def read(self, position: int, bytes_max: int) -> Frames | None: ...
+    def release(self, position: int) -> None: ...
+
+
+class Sink(Protocol):
+    def room(self) -> bool: ...
+    def submit(self, sealed: Sealed) -> None: ...
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """A submitted block, remembered until its rows are queryable."""
+
+    position: int
+    rows: int
+    first_recv: int
+
+
+class Engine:
+    """Consumes the journal at its own pace. Reception never waits for it, it waits for the sink in bounded memory.
+
+    At most ``rows_max`` rows are collected; when the sink has no room the rest stays in the journal.
+    """
+
+    def __init__(self, journal: FrameSource, pipeline: Pipeline, batch: BatchConfig) -> None:
+        self.pipeline = pipeline
+        self.decoded = Histogram()  # receive → decoded, per frame
+        self.queryable = Histogram()  # receive → applied, per row, by the first row of its block
+        self.rows_queryable = 0
+        self.released = 0
+        self.sealed_position = pipeline.position
+        self._journal, self._batch = journal, batch
+        self._sink: Sink | None = None
+        self._loop = asyncio.get_running_loop()
+        self._pumping = False
+        self._window: asyncio.TimerHandle | None = None
+        self._first_recv = 0
+        self._in_flight: collections.deque[InFlight] = collections.deque()
+
+    def start(self, sink: Sink) -> None:
+        """From now on rows have somewhere to go."""
+        self._sink = sink
+        self.wake()
+
+    def wake(self) -> None:
+        """Something was journalled."""
+        if not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
+    @property
+    def backlog(self) -> int:
+        """Bytes journalled and not decoded yet."""
+        return self._journal.end - self.pipeline.position
+
+    @property
+    def settled(self) -> bool:
+        """Everything journalled so far is queryable."""
+        return not self.backlog and not self.pipeline.pending and not self._in_flight
+
+    @property
+    def waiting_since(self) -> int:
+        """Receive time, ns, of the oldest row that is not queryable yet; 0 when there is none."""
+        try:
+            return self._in_flight[0].first_recv
+        except IndexError:
+            return self._first_recv if self.pipeline.pending else 0
+
+    def _pump(self) -> None:
+        self._pumping = False
+        if self._sink is None:
+            return
+        if self.pipeline.pending >= self._batch.rows_max and not self._seal():
+            return  # _seal comes back to us when there is room
+        frames = self._journal.read(self.pipeline.position, READ_BYTES)
+        if frames is not None and frames.count:
+            had = self.pipeline.pending
+            self.pipeline.consume(frames)
+            self.decoded.add(time.time_ns() - frames.ts_recv)
+            if not had:
+                self._first_recv = int(frames.ts_recv[0])
+            if self.backlog:
+                self.wake()
+        if self._window is None and (self.pipeline.pending or self.pipeline.position > self.sealed_position):
+            self._window = self._loop.call_later(self._batch.window_ms / 1000, self._on_window)
+
+    def _on_window(self) -> None:
+        self._window = None
+        self._seal()
+
+    def _seal(self) -> bool:
+        """Hand over what was collected, if the sink has room; otherwise try again soon and say False."""
+        assert self._sink is not None
+        if not self._sink.room():
+            if self._window is None:
+                self._window = self._loop.call_later(RETRY_S, self._on_window)
+            return False
+        sealed = self.pipeline.seal()
+        self.sealed_position = sealed.position
+        rows = sum(len(table.rows) for table in sealed.tables)
+        self._in_flight.append(InFlight(sealed.position, rows, self._first_recv))
+        self._sink.submit(sealed)
+        if self.backlog:
+            self.wake()
+        return True
+
+    def on_answered(self, position: int) -> None:
+        """There is room for another block. Called from the sink's threads."""
+        if self.backlog:
+            self._loop.call_soon_threadsafe(self.wake)
+
+    def on_applied(self, position: int) -> None:
+        """Rows up to ``position`` are queryable. Called from the sink's threads."""
+        self._loop.call_soon_threadsafe(self._release, position, time.time_ns())
+
+    def _release(self, position: int, now: int) -> None:
+        while self._in_flight and self._in_flight[0].position <= position:
+            block = self._in_flight.popleft()
+            self.rows_queryable += block.rows
+            if block.rows:
+                self.queryable.add(np.array([now - block.first_recv]), block.rows)
+        if position > self.released:
+            self.released = position
+            self._journal.release(position)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until everything journalled is queryable; False when ``timeout_s`` was not enough."""
+        deadline = self._loop.time() + timeout_s
+        self.wake()
+        while not self.settled:
+            if self._loop.time() > deadline:
+                return False
+            await asyncio.sleep(RETRY_S)
+        return True

@@ -1,0 +1,193 @@
+"""``/metrics`` and ``/health`` over HTTP, answered by a thread of their own: the event loop is never asked to wait."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import orjson
+import psutil
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from recorder import __version__
+from recorder.core.histogram import SUB_BITS, Histogram
+from recorder.values.config import MetricsConfig
+from recorder.values.errors import RecorderError
+from recorder.values.feed import SECOND
+
+GRACE_NS = 30 * SECOND  # a feed may take this long to deliver, the database to start, rows to become queryable
+BUCKET_BITS = range(13, 38)  # 8 µs to 137 s, a bucket per power of two
+REQUEST_TIMEOUT_S = 10.0  # a client that sends nothing does not keep a thread
+
+
+class Monitor:
+    """Serves what a Recording knows of itself.
+
+    recording  as commands.record.Recording; only attributes are read, each read is atomic
+    """
+
+    def __init__(self, recording: Any, config: MetricsConfig) -> None:
+        self._recording, self._config = recording, config
+        self._registry = CollectorRegistry()
+        self._registry.register(_Collector(recording))
+        self._server: ThreadingHTTPServer | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{self._config.host}:{self._config.port}/metrics" if self._config.enabled else "off"
+
+    def start(self) -> None:
+        """Raises RecorderError naming the port when it is taken."""
+        if not self._config.enabled:
+            return
+        monitor = self
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = REQUEST_TIMEOUT_S
+
+            def do_GET(self) -> None:
+                status, kind, body = monitor.answer(self.path.partition("?")[0])
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """A scrape every few seconds is not an event."""
+
+        try:
+            self._server = ThreadingHTTPServer((self._config.host, self._config.port), Handler)
+        except OSError as error:
+            raise RecorderError(
+                f"[metrics] port {self._config.port} on {self._config.host} cannot be opened ({error.strerror}); "
+                "choose another, or enabled = false"
+            ) from error
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, name="monitor", daemon=True).start()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+    def answer(self, path: str) -> tuple[int, str, bytes]:
+        """(status, content type, body) of a GET."""
+        if path == "/metrics":
+            return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
+        if path == "/health":
+            problems = health(self._recording, time.time_ns())
+            body = {"status": "failing" if problems else "ok", "problems": problems, "version": __version__}
+            return 503 if problems else 200, "application/json", orjson.dumps(body)
+        return 404, "text/plain", b"here are /metrics and /health\n"
+
+
+def health(recording: Any, now: int) -> list[str]:
+    """What is wrong, one sentence each; empty while every feed that should deliver does and rows become queryable."""
+    problems = []
+    starting = now - recording.started < GRACE_NS
+    for name, run in list(recording.feeds.items()):
+        if run.skipped:
+            continue
+        for connection in list(run.connections):
+            if not connection.ready and not (starting and not connection.reconnects):
+                why = connection.session.reason or "not subscribed yet"
+                problems.append(f"feed {name} connection {connection.spec.connection}: {why}")
+    if recording.database_state != "ready" and not starting:
+        problems.append(f"database: {recording.database_state}")
+    waiting_since = recording.engine.waiting_since
+    if waiting_since and now - waiting_since > GRACE_NS:
+        problems.append(f"rows received {(now - waiting_since) // SECOND} s ago are not queryable yet")
+    if paused := recording.journal.paused_reason:
+        problems.append(f"journal: {paused}")
+    return problems
+
+
+class _Collector:
+    """Prometheus families, made at each scrape from plain attributes: nothing is counted twice on the hot path."""
+
+    def __init__(self, recording: Any) -> None:
+        self._recording = recording
+        self._process = psutil.Process()
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._feeds()
+        yield from self._stores()
+        yield from self._latencies()
+        yield GaugeMetricFamily("recorder_resident_bytes", "Resident memory.", self._process.memory_info().rss)
+        yield GaugeMetricFamily(
+            "recorder_start_time_seconds", "When the recorder started.", self._recording.started / 1e9
+        )
+
+    def _feeds(self) -> Iterator[Metric]:
+        frames = CounterMetricFamily("recorder_frames", "Frames received and journalled.", labels=["feed"])
+        reconnects = CounterMetricFamily("recorder_reconnects", "Connections opened again.", labels=["feed"])
+        ready = GaugeMetricFamily(
+            "recorder_connections_ready", "Connections subscribed and delivering.", labels=["feed"]
+        )
+        wanted = GaugeMetricFamily("recorder_connections_wanted", "Connections that should be.", labels=["feed"])
+        for name, run in list(self._recording.feeds.items()):
+            connections = list(run.connections)
+            frames.add_metric([name], run.frames_before + sum(c.frames for c in connections))
+            reconnects.add_metric([name], run.reconnects_before + sum(c.reconnects for c in connections))
+            ready.add_metric([name], sum(c.ready for c in connections))
+            wanted.add_metric([name], len(connections))
+        rejected = CounterMetricFamily("recorder_rejected_frames", "Frames that did not fit.", labels=["feed"])
+        counts: dict[str, int] = {}
+        for source in list(self._recording.pipeline.sources.values()):
+            counts[source.spec.name] = counts.get(source.spec.name, 0) + source.rejected
+        for name, count in counts.items():
+            rejected.add_metric([name], count)
+        unknown = CounterMetricFamily(
+            "recorder_unknown", "Messages and fields no decoder knows.", labels=["feed", "what"]
+        )
+        for (name, what), count in list(self._recording.pipeline.out.unknown.items()):
+            unknown.add_metric([name, what], count)
+        yield from (frames, reconnects, ready, wanted, rejected, unknown)
+
+    def _stores(self) -> Iterator[Metric]:
+        r = self._recording
+        rows = CounterMetricFamily("recorder_rows", "Rows decoded and handed to the sink.", labels=["table"])
+        for table, count in r.pipeline.rows.items():
+            rows.add_metric([table], count)
+        yield rows
+        yield CounterMetricFamily("recorder_rows_queryable", "Rows that QuestDB has applied.", r.engine.rows_queryable)
+        yield CounterMetricFamily(
+            "recorder_duplicates", "Trades seen before and not stored again.", r.pipeline.duplicates
+        )
+        yield GaugeMetricFamily("recorder_journal_end_bytes", "Position of the newest frame.", r.journal.end)
+        yield GaugeMetricFamily("recorder_journal_synced_bytes", "Position that survives power loss.", r.journal.synced)
+        yield GaugeMetricFamily(
+            "recorder_journal_released_bytes", "Position that QuestDB has applied.", r.engine.released
+        )
+        yield GaugeMetricFamily("recorder_backlog_bytes", "Journalled and not decoded yet.", r.engine.backlog)
+        yield GaugeMetricFamily("recorder_database_ready", "1 while QuestDB takes rows.", r.database_state == "ready")
+        if r.sink is not None:
+            yield CounterMetricFamily(
+                "recorder_sink_rows", "Rows QuestDB answered for.", sum(r.sink.rows_sent.values())
+            )
+            yield CounterMetricFamily("recorder_sink_bytes", "Bytes of ILP sent.", r.sink.bytes_sent)
+            yield CounterMetricFamily("recorder_sink_requests", "Requests answered.", r.sink.requests)
+            yield CounterMetricFamily("recorder_sink_retries", "Requests tried again.", r.sink.retries)
+            yield CounterMetricFamily(
+                "recorder_sink_rejected_rows", "Rows QuestDB refused.", sum(r.sink.rejected_rows.values())
+            )
+
+    def _latencies(self) -> Iterator[Metric]:
+        family = HistogramMetricFamily("recorder_latency_seconds", "From the arrival of the bytes.", labels=["stage"])
+        for stage in ("decoded", "queryable"):
+            histogram = getattr(self._recording.engine, stage)
+            family.add_metric([stage], _buckets(histogram), histogram.sum / 1e9)
+        yield family
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    cumulative = np.cumsum(histogram.counts)
+    bounds = [(str(2.0**bits / 1e9), float(cumulative[(bits + 1 << SUB_BITS) - 1])) for bits in BUCKET_BITS]
+    return [*bounds, ("+Inf", float(cumulative[-1]))]
