@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time as clock
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from importlib.metadata import version
@@ -48,13 +49,14 @@ class ExchangeDay:
     close_ns: int
 
 
-def schedule(calendar: str, config: ScheduleConfig, now_ns: int, cache: Path | None = None) -> Schedule:
+def schedule(calendar: str, config: ScheduleConfig, now_ns: int | None = None, cache: Path | None = None) -> Schedule:
     """When to record by ``calendar`` (a feed's own, or ``config.calendar``) with the lead and drain of ``config``.
 
-    Known from DAYS_BACK before ``now_ns`` to about a year after: ask again every day. Takes seconds when not cached.
+    Known from DAYS_BACK before ``now_ns`` (None: the clock's) to about a year after: ask again
+    every day. Takes seconds when not cached.
     Raises ConfigError for an unknown calendar, RecorderError when its sessions cannot be computed.
     """
-    sessions = sessions_of(calendar, config.session, now_ns, cache)
+    sessions = sessions_of(calendar, config.session, clock.time_ns() if now_ns is None else now_ns, cache)
     return Schedule(sessions, config.lead_s * 1_000_000_000, config.drain_s * 1_000_000_000)
 
 

@@ -22,6 +22,7 @@ from urllib.parse import quote, quote_plus
 import orjson
 
 from recorder.values.config import LogConfig
+from recorder.values.errors import ConfigError
 
 FILE_NAME = "recorder.log"
 LEVELS = ("debug", "info", "warning", "error")
@@ -41,6 +42,8 @@ _AUTHORIZATION = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.I)
 _PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f-\x9f]+")
 _RESERVED = frozenset({"ts", "level", "event"})
 
+_HANDLER_NAME = "recorder"
+_json_always = False
 _secrets: set[str] = set()
 
 
@@ -100,14 +103,14 @@ def readable(entry: Mapping[str, Any]) -> str:
 def _word(value: Any) -> str:
     if isinstance(value, str):
         text = value
-        return text if _PLAIN.fullmatch(text) else _escaped(orjson.dumps(text).decode())
+        return text if _PLAIN.fullmatch(text) else printable(orjson.dumps(text).decode())
     if isinstance(value, float):
         return f"{value:.6g}"
-    return _escaped(orjson.dumps(value).decode())
+    return printable(orjson.dumps(value).decode())
 
 
-def _escaped(text: str) -> str:
-    """Without characters that a terminal would obey."""
+def printable(text: str) -> str:
+    """The text without characters that a terminal would obey: they become ``\\u001b`` and the like."""
     return text if text.isprintable() else "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
@@ -185,38 +188,49 @@ class _Stream(logging.StreamHandler):
         """Nobody reads stderr any more: the file still has it."""
 
 
-def setup(config: LogConfig, *, file: bool, json: bool = False, stream: TextIO | None = None) -> None:
-    """Send the log to ``stream`` (stderr) and, if ``file``, to ``recorder.log`` in ``config.dir``. May be called again.
+def setup(
+    config: LogConfig,
+    *,
+    file: bool = True,
+    json: bool | None = None,
+    level: str | None = None,
+    stream: TextIO | None = None,
+) -> None:
+    """Send the log to ``stream`` (stderr) and, if ``file``, to ``recorder.log`` in ``config.dir``; may be called again.
 
-    json  JSON lines on a terminal too; elsewhere they always are
-    Raises OSError where the folder or the file cannot be had.
+    json   JSON lines on a terminal too (elsewhere they always are); None: as the last call said
+    level  instead of the configured one
+    Raises ConfigError where the folder or the file cannot be had.
     """
+    global _json_always
+    _json_always = _json_always if json is None else json
     stream = stream or sys.stderr
     close()
-    logger = logging.getLogger()
     shown = _Stream(stream)
-    shown.setFormatter(_JsonLines() if json or not stream.isatty() else _Readable())
+    shown.setFormatter(_JsonLines() if _json_always or not stream.isatty() else _Readable())
     handlers: list[logging.Handler] = [shown]
     if file:
-        config.dir.mkdir(parents=True, exist_ok=True)
-        kept = _File(log_path(config), maxBytes=config.rotate_mb << 20, backupCount=config.keep_files, encoding="utf-8")
+        try:
+            config.dir.mkdir(parents=True, exist_ok=True)
+            kept = _File(log_path(config), "a", config.rotate_mb << 20, config.keep_files, "utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"log.dir: {config.dir} cannot be written: {error.strerror}; choose another folder"
+            ) from error
         kept.setFormatter(_JsonLines())
         handlers.append(kept)
+    root = logging.getLogger()
     for handler in handlers:
         handler.set_name(_HANDLER_NAME)
-        logger.addHandler(handler)
-    logging.getLogger("recorder").setLevel(config.level.upper())
-    logger.setLevel(logging.WARNING)  # of libraries, only what went wrong
-
-
-_HANDLER_NAME = "recorder"
+        root.addHandler(handler)
+    logging.getLogger("recorder").setLevel((level or config.level).upper())
 
 
 def close() -> None:
     """Flush and take away what ``setup`` added."""
-    logger = logging.getLogger()
-    for handler in [h for h in logger.handlers if h.get_name() == _HANDLER_NAME]:
-        logger.removeHandler(handler)
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if h.get_name() == _HANDLER_NAME]:
+        root.removeHandler(handler)
         handler.close()
 
 

@@ -176,10 +176,9 @@ def _between(check: Check, config: Config) -> None:
         check.problem(
             f"schedule.calendar is {shown(config.schedule.calendar)}; {nearest_calendar(config.schedule.calendar)}"
         )
-    if k.min_samples > k.zscore_window:
-        check.problem(
-            f"kernels.min_samples is {k.min_samples}; expected at most kernels.zscore_window, {k.zscore_window}"
-        )
+    for name, window in (("zscore_window", k.zscore_window), ("size_window", k.size_window)):
+        if k.min_samples > window:
+            check.problem(f"kernels.min_samples is {k.min_samples}; expected at most kernels.{name}, {window}")
     used: dict[int, str] = {}
     ports = (
         [("http_port", q.http_port), ("pg_port", q.pg_port), ("min_http_port", q.min_http_port)] if q.embedded else []
