@@ -1,0 +1,203 @@
+"""Kraken's public WebSocket, version 2 (api = "v2"), and trades of version 1 (api = "v1": recordings, older servers).
+
+https://docs.kraken.com/api/docs/websocket-v2/trade , …/ticker , …/ohlc , …/status
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from recorder.core.batch import Scope
+from recorder.feeds.kraken.messages import PAIR, PAIR_CHARS_MAX, TIMEFRAMES, canonical, decoder
+from recorder.values.errors import ConfigError, FrameError, SymbolError, nearest
+from recorder.values.feed import (
+    SECOND,
+    Capability,
+    Command,
+    Endpoint,
+    Fatal,
+    FeedSpec,
+    Notice,
+    ProviderInfo,
+    Ready,
+    Reconnect,
+    Send,
+)
+from recorder.values.messages import chunks, fields_of, sharded
+from recorder.values.symbols import canonical_pair
+
+INFO = ProviderInfo(
+    name="kraken",
+    channels=("trades", "quotes", "bars"),
+    options={"api": ("v2", "v1"), "timeframe": tuple(TIMEFRAMES)},
+    hosts=("ws.kraken.com",),
+)
+
+URLS = {"v2": "wss://ws.kraken.com/v2", "v1": "wss://ws.kraken.com"}
+CHANNELS = {"trades": "trade", "quotes": "ticker", "bars": "ohlc"}
+DATA_MARKS = tuple((0, b'{"channel":"%s"' % kind) for kind in (b"trade", b"ticker", b"ohlc", b"heartbeat", b"book"))
+SYMBOLS_PER_CONNECTION_MAX = 200  # no documented limit; so many answers come well within the time for readiness
+SUBSCRIBE_ITEMS_MAX = 100  # pairs in one message
+CONNECTIONS_MAX = 8  # a twentieth of what one address may open in ten minutes
+RATE_HOLD_NS = 60 * SECOND  # after "Exceeded msg rate": its window is not documented, connects count over ten minutes
+SILENCE_NS = 15 * SECOND  # heartbeats come every second when nothing else does
+PING_NS = 30 * SECOND  # half of the minute after which a silent client is dropped
+PING = b'{"method":"ping"}'
+
+RATE = ("msg rate", "rate limit", "too many")  # a limit of ours: wait
+BUSY = ("service:unavailable", "service:busy", "service unavailable")  # theirs: try again
+
+
+def pair_of(symbol: str) -> str:
+    """A pair in any spelling → as version 2 writes it: ``XBT-USD`` → ``BTC/USD``. Raises SymbolError.
+
+    Letters stay as they are in names of mixed case: tokenised shares are ``AAPLx/USD``.
+    """
+    text = symbol.strip().replace("_", "/").replace("-", "/")
+    if len(text) > PAIR_CHARS_MAX or not PAIR.fullmatch(text):
+        raise SymbolError(f"{symbol[:PAIR_CHARS_MAX]!r} is no pair of Kraken; write for example BTC-USD")
+    mixed = not text.islower() and not text.isupper()
+    return text if mixed else canonical_pair(text).replace("-", "/")
+
+
+class Kraken:
+    """One connection to Kraken."""
+
+    def __init__(self, spec: FeedSpec, credentials: Mapping[str, str] | None = None) -> None:
+        self.spec = spec
+        self.api = spec.options.get("api", "v2")
+        if self.api not in URLS:
+            raise ConfigError(f'feed {spec.name!r}: api is "{self.api}"; {nearest(self.api, URLS)}')
+        known = ("trades",) if self.api == "v1" else tuple(CHANNELS)
+        self.channels = tuple(channel for channel in spec.channels if channel in known)
+        if not self.channels:
+            raise ConfigError(f"feed {spec.name!r}: channels are {list(spec.channels)}; {nearest('', known)}")
+        timeframe = spec.options.get("timeframe", "1m")
+        if timeframe not in TIMEFRAMES:
+            raise ConfigError(f'feed {spec.name!r}: timeframe is "{timeframe}"; {nearest(timeframe, TIMEFRAMES)}')
+        self.interval = TIMEFRAMES[timeframe]
+        self.pairs = tuple(dict.fromkeys(pair_of(symbol) for symbol in spec.symbols))
+        self._wanted: dict[tuple[str, str], bool] = {}  # (channel, canonical symbol) → acknowledged
+        self._ready = False
+        self._system = "online"
+
+    def capability(self) -> Capability:
+        numbered = self.api == "v2"
+        return Capability(
+            channels=tuple(CHANNELS) if numbered else ("trades",),
+            loss_detector="trade_id" if numbered else "none",
+            scope="symbol" if numbered else "none",
+            loss_size_known=numbered,
+            trade_ids="contiguous" if numbered else "opaque",
+            connections_max=CONNECTIONS_MAX,
+            symbols_per_connection_max=SYMBOLS_PER_CONNECTION_MAX,
+            subscribe_items_max=SUBSCRIBE_ITEMS_MAX,
+            sends_per_second_max=5.0,
+            connects_per_minute_max=15.0,
+            history="trades since any time, 1000 a request",
+        )
+
+    def shards(self) -> list[FeedSpec]:
+        return sharded(self.spec, self.capability())
+
+    def endpoint(self) -> Endpoint:
+        v1 = self.api == "v1"
+        return Endpoint(
+            url=self.spec.url or URLS[self.api],
+            data_marks=((0, b"["),) if v1 else DATA_MARKS,
+            silence_ns=SILENCE_NS,
+            app_ping=b'{"event":"ping"}' if v1 else PING,
+            app_ping_ns=PING_NS,
+        )
+
+    def decoder(self, out: Scope) -> Callable[[bytes, int], None]:
+        return decoder(out)
+
+    def on_open(self) -> list[Command]:
+        names = [CHANNELS[channel] for channel in dict.fromkeys(self.channels)]
+        self._wanted = {(name, canonical(pair)): False for name in names for pair in self.pairs}
+        self._ready, self._system = False, "online"
+        return [
+            Send(msgspec.json.encode(self._subscription(name, some)).decode())
+            for name in names
+            for some in chunks(self.pairs, SUBSCRIBE_ITEMS_MAX)
+        ]
+
+    def _subscription(self, name: str, pairs: list[str]) -> dict[str, Any]:
+        if self.api == "v1":
+            old = [pair.replace("BTC/", "XBT/").replace("/BTC", "/XBT") for pair in pairs]
+            return {"event": "subscribe", "pair": old, "subscription": {"name": name}}
+        params: dict[str, Any] = {"channel": name, "symbol": pairs, "snapshot": True}
+        if name == "ticker":
+            params["event_trigger"] = "bbo"  # every change of the best bid or offer; by default only trades trigger
+        if name == "ohlc":
+            params["interval"] = self.interval
+        return {"method": "subscribe", "params": params}
+
+    def on_control(self, payload: bytes) -> list[Command]:
+        message = fields_of(payload)
+        if message.get("channel") == "status":
+            data = message.get("data")
+            first = data[0] if isinstance(data, list) and data else None
+            return self._on_status(first.get("system") if isinstance(first, dict) else None)
+        if message.get("event") == "systemStatus":
+            return self._on_status(message.get("status"))
+        if message.get("event") == "subscriptionStatus":
+            subscription = message.get("subscription")
+            name = subscription.get("name") if isinstance(subscription, dict) else None
+            error = message.get("errorMessage") if message.get("status") == "error" else None
+            return self._on_answer(name, message.get("pair"), error)
+        if message.get("method") == "subscribe":
+            result = message.get("result")
+            result = result if isinstance(result, dict) else {}
+            error = None if message.get("success") is True else message.get("error", "no reason given")
+            return self._on_answer(result.get("channel"), result.get("symbol", message.get("symbol")), error)
+        error = message.get("Error", message.get("error", message.get("errorMessage")))
+        return [] if error is None else self._on_error(str(error)[:300])
+
+    def _on_status(self, system: Any) -> list[Command]:
+        """One notice a change: online, maintenance, cancel_only, post_only; in maintenance nothing trades."""
+        if not isinstance(system, str) or system == self._system:
+            return []
+        self._system = system
+        return [Notice("status.changed", {"system": system[:60]})]
+
+    def _on_answer(self, name: Any, pair: Any, error: Any) -> list[Command]:
+        """One answer a pair and channel; a refused pair does not stop the others."""
+        try:
+            symbol = canonical(pair) if isinstance(pair, str) else None
+        except FrameError:
+            symbol = None
+        if error is None or str(error).lower().startswith("already subscribed"):
+            if (name, symbol) in self._wanted:
+                self._wanted[name, symbol] = True  # type: ignore[index]
+            return self._settled()
+        if any(part in str(error).lower() for part in RATE) or symbol is None:
+            return self._on_error(str(error)[:300])
+        # An error names the pair but not always the channel: then it is the pair that Kraken does not know.
+        gone = [key for key, known in self._wanted.items() if key[1] == symbol and name in (None, key[0]) and not known]
+        for key in gone:
+            del self._wanted[key]
+        if not gone:
+            return []
+        refused: list[Command] = [Notice("symbol.refused", {"symbol": symbol, "reason": str(error)[:300]})]
+        if not self._wanted:
+            return [*refused, Fatal(f"Kraken knows none of the symbols asked for: {str(error)[:300]}")]
+        return [*refused, *self._settled()]
+
+    def _on_error(self, words: str) -> list[Command]:
+        """``{"Error":"Exceeded msg rate"}`` and others that concern the whole connection."""
+        if any(part in words.lower() for part in RATE):
+            return [Reconnect(f"Kraken: {words}", RATE_HOLD_NS)]
+        if any(part in words.lower() for part in BUSY):
+            return [Reconnect(f"Kraken: {words}")]
+        return [Notice("error.received", {"reason": words})]
+
+    def _settled(self) -> list[Command]:
+        if self._ready or not all(self._wanted.values()):
+            return []
+        self._ready = True
+        return [Ready(tuple(dict.fromkeys(symbol for _, symbol in self._wanted)))]

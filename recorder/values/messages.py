@@ -1,0 +1,220 @@
+"""Typed provider messages: read strictly while they are what we know, leniently from the first unknown field on.
+
+A strict decoder (``forbid_unknown_fields``) notices what a provider adds; a lenient one of the same shape goes on and
+loses no frame. What a frame holds beside one bad element is kept.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from recorder.values.errors import ConfigError, FrameError
+from recorder.values.feed import SECOND, Capability, FeedSpec
+
+LONG_MAX = (1 << 63) - 1
+Id = Annotated[int, msgspec.Meta(ge=0, le=LONG_MAX)]  # a provider's id or counter that a LONG column can hold
+Unread = msgspec.Raw  # a field we know and do not store: its text is passed over, not converted
+NO_TEXT = msgspec.Raw()
+
+TS_EVENT_MIN = 946_684_800 * SECOND  # 2000-01-01: no provider here is older; 0001 and 1970 are their nulls
+TS_AHEAD_MAX = 86_400 * SECOND  # a clock may be wrong by seconds, never by more than a day
+INF = math.inf
+NAN = math.nan
+
+# What msgspec raises for a frame that is not JSON, not UTF-8, too deep, or not of the declared types.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+_UNKNOWN_FIELD = re.compile(r"unknown field `(.*?)`(?: - at `\$(.*)`)?", re.DOTALL)
+_INDEX = re.compile(r"\[[^\]]*\]")
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_ANY = msgspec.json.Decoder()
+
+
+def lenient(type_: Any, _made: dict[Any, Any] | None = None) -> Any:
+    """The same type with every struct in it forgiving unknown fields; structs are subclasses of the given ones."""
+    made = {} if _made is None else _made
+    if isinstance(type_, type) and issubclass(type_, msgspec.Struct):
+        if type_ not in made:
+            hints = {name: lenient(hint, made) for name, hint in get_type_hints(type_, include_extras=True).items()}
+            fields: list[Any] = []
+            for field in msgspec.structs.fields(type_):
+                if field.default is not msgspec.NODEFAULT:
+                    fields.append((field.name, hints[field.name], field.default))
+                elif field.default_factory is not msgspec.NODEFAULT:
+                    fields.append((field.name, hints[field.name], msgspec.field(default_factory=field.default_factory)))
+                else:
+                    fields.append((field.name, hints[field.name]))
+            config = type_.__struct_config__
+            made[type_] = msgspec.defstruct(
+                type_.__name__, fields, bases=(type_,), module=type_.__module__, forbid_unknown_fields=False,
+                kw_only=True, gc=False, tag_field=config.tag_field, tag=config.tag,
+            )  # fmt: skip
+        return made[type_]
+    origin, args = get_origin(type_), get_args(type_)
+    if origin is Union or origin is types.UnionType:
+        return Union[tuple(lenient(arg, made) for arg in args)]  # noqa: UP007 (built from a list)
+    if origin in (list, dict, tuple):
+        return origin[tuple(lenient(arg, made) for arg in args)]
+    return type_
+
+
+class Reader:
+    """The decoder of one connection's messages: ``read(payload)``, and ``again`` for what it refused.
+
+    type_    a tagged struct or a union of them
+    tag      the field that names the message
+    unknown  counts what we do not know
+    control  other field → its known values: frames without the tag that are answers to what we sent (None: any value)
+    """
+
+    def __init__(
+        self, type_: Any, tag: str, unknown: Callable[[str], None], control: Mapping[str, frozenset[str] | None]
+    ) -> None:
+        self.read: Callable[[bytes], Any] = msgspec.json.Decoder(type_, strict=False).decode
+        self._lenient = msgspec.json.Decoder(lenient(type_), strict=False).decode
+        members = get_args(type_) or (type_,)
+        self._known = frozenset(str(member.__struct_config__.tag) for member in members)
+        self._tag, self._unknown, self._control = tag, unknown, control
+
+    def again(self, payload: bytes, error: Exception, mend: Callable[[str], Any] | None = None) -> Any:
+        """The message that the strict decoder refused, or None when there is nothing to store (unknown ones: counted).
+
+        mend  tag → the message without the elements that do not fit
+        Raises FrameError when the frame does not fit at all.
+        """
+        try:
+            fields = _OBJECT.decode(payload)
+        except UNREADABLE:
+            raise FrameError(f"not a message: {error}") from None
+        name = text_of(fields.get(self._tag))
+        if name is None:
+            return self._answer(fields)
+        if name not in self._known:
+            self._unknown(f"message {name}")
+            return None
+        found = _UNKNOWN_FIELD.search(str(error))
+        if found:
+            path = _INDEX.sub("", found[2] or "")
+            self._unknown(f"field {name}{path}.{found[1]}")
+            self.read = self._lenient
+        try:
+            return self._lenient(payload)
+        except UNREADABLE as refused:
+            if mend is not None:
+                return mend(name)
+            raise FrameError(f"{name}: {refused}") from None
+
+    def _answer(self, fields: dict[str, Any]) -> None:
+        """A frame without the tag: fine if it answers something, a fault otherwise."""
+        for key, values in self._control.items():
+            if key in fields:
+                value = text_of(fields[key])
+                if values is not None and value not in values:
+                    self._unknown(f"message {key} {value}")
+                return
+        raise FrameError(f"a message without {self._tag!r} that is no known answer either")
+
+
+def text_of(raw: Any) -> str | None:
+    """The text in a raw JSON value; None if it is absent or no text."""
+    if raw is None:
+        return None
+    value = _ANY.decode(raw)
+    return value if isinstance(value, str) else None
+
+
+def fields_of(payload: bytes) -> dict[str, Any]:
+    """A control message as plain values; empty if it is no JSON object. Never raises."""
+    try:
+        message = _ANY.decode(payload)
+    except UNREADABLE:
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def fitting(raw: Any, decode: Callable[[Any], Any], refuse: Callable[[str, bytes], None]) -> list[Any]:
+    """Elements of a raw JSON array that fit; every other one goes to ``refuse(reason, its bytes)``.
+
+    Raises FrameError if it is not an array.
+    """
+    try:
+        elements = _LIST.decode(raw)
+    except UNREADABLE as error:
+        raise FrameError(f"an array is expected: {error}") from None
+    result = []
+    for element in elements:
+        try:
+            result.append(decode(element))
+        except UNREADABLE as error:
+            refuse(str(error), bytes(element))
+    return result
+
+
+def misfit(what: str, ts_event: int, ts_recv: int, **numbers: float) -> str:
+    """Why a row was refused: the first of its values that cannot be, in words."""
+    if ts_event < TS_EVENT_MIN:
+        return f"{what}: time {ts_event} ns is before the year 2000"
+    if ts_event > ts_recv + TS_AHEAD_MAX:
+        return f"{what}: time {ts_event} ns is more than a day after its receipt"
+    for name, number in numbers.items():
+        if not 0.0 <= number < INF:
+            return f"{what}: {name} {number} is not a number from 0 up"
+    named = ", ".join(f"{name} {number}" for name, number in numbers.items())
+    return f"{what}: not above 0: {named}"
+
+
+def quoted(
+    what: str, ts_event: int, ts_recv: int, bid: float, bid_size: float | None, ask: float, ask_size: float | None
+) -> tuple[float, float, float, float]:
+    """(bid, bid_size, ask, ask_size) as a row holds them: null is a side that is not there (0) or a size not sent.
+
+    Raises FrameError for what cannot be a price, a size or a time.
+    """
+    bought, sold = bid_size or 0.0, ask_size or 0.0
+    if not (
+        0.0 <= bid < INF
+        and 0.0 <= ask < INF
+        and 0.0 <= bought < INF
+        and 0.0 <= sold < INF
+        and TS_EVENT_MIN <= ts_event <= ts_recv + TS_AHEAD_MAX
+    ):
+        raise FrameError(misfit(what, ts_event, ts_recv, bid=bid, ask=ask, bid_size=bought, ask_size=sold))
+    return (
+        bid or NAN,
+        NAN if bid_size is None or not bid else bid_size,
+        ask or NAN,
+        NAN if ask_size is None or not ask else ask_size,
+    )
+
+
+def sharded(spec: FeedSpec, capability: Capability) -> list[FeedSpec]:
+    """Spread the symbols evenly over as few connections as the provider's limit allows, in their order.
+
+    Raises ConfigError when they do not fit.
+    """
+    most = capability.symbols_per_connection_max
+    count = max(1, -(-len(spec.symbols) // most))
+    if count > capability.connections_max:
+        raise ConfigError(
+            f"feed {spec.name!r} asks {spec.provider} for {len(spec.symbols)} symbols; {capability.connections_max} "
+            f"connections of {most} symbols carry {capability.connections_max * most}; split it or record fewer"
+        )
+    if count == 1:
+        return [spec]
+    shares = [spec.symbols[len(spec.symbols) * i // count : len(spec.symbols) * (i + 1) // count] for i in range(count)]
+    return [
+        msgspec.structs.replace(spec, symbols=share, connection=spec.connection + i) for i, share in enumerate(shares)
+    ]
+
+
+def chunks(items: Iterable[str], size: int) -> list[list[str]]:
+    """Lists of at most ``size``, in order."""
+    every = list(items)
+    return [every[i : i + size] for i in range(0, len(every), size)]
