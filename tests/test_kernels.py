@@ -31,7 +31,8 @@ SETTINGS = SimpleNamespace(
 
 
 def kernels(series=1, kind=IDS_CONTIGUOUS, **changed):
-    k = Kernels(SimpleNamespace(**{**vars(SETTINGS), **changed}), [day_boundaries("UTC")])
+    k = Kernels(SimpleNamespace(**{**vars(SETTINGS), **changed}))
+    k.add_zone(day_boundaries("UTC"))
     for _ in range(series):
         k.state.add(kind, 0)
     return k
@@ -172,8 +173,9 @@ def test_trades_repeated_after_a_reconnect_are_flagged_and_change_nothing():
 
 
 def test_the_session_vwap_starts_over_at_midnight_of_its_zone():
-    k = Kernels(SETTINGS, [day_boundaries("America/New_York")])
-    k.state.add(IDS_OPAQUE, 0)
+    k = Kernels(SETTINGS)
+    k.add_zone(day_boundaries("UTC"))
+    k.state.add(IDS_OPAQUE, k.add_zone(day_boundaries("America/New_York")))
     midnight = 1_699_938_000 * 10**9  # 2023-11-14T00:00 in New York, five hours behind UTC
     rows = rows_of(
         [

@@ -11,7 +11,7 @@ from recorder.core.pipeline import Pipeline
 from recorder.feeds import PROVIDERS, make
 from recorder.shell import migrate
 from recorder.shell.database import Database
-from recorder.shell.sender import Log
+from recorder.shell.log import Log
 from recorder.shell.sink import Sink
 from recorder.shell.sql_client import connect
 from recorder.values.config import Config
@@ -62,16 +62,15 @@ def migrate_to(config: Config) -> list[str]:
 
 def make_sink(config: Config, log: Log, **callbacks: Callable[[int], None]) -> Sink:
     """The sink of the configured database, for the loader and for live recording alike."""
-    q = config.questdb
+
+    def tell(event: str, **fields: object) -> None:
+        (log.info if event.endswith(("recovered", "resumed")) else log.warning)(event, **fields)
+
     return Sink(
-        q.ilp,
-        q.sql,
-        log,
-        user=q.user or None,
-        password=q.password or None,
-        encoder=q.encoder,
+        config.questdb,
         blocks_in_flight_max=config.batch.blocks_in_flight_max,
-        apply_schema=lambda: migrate_to(config) and None,
+        log=tell,
+        apply_schema=lambda: migrate_to(config),
         **callbacks,
     )
 

@@ -313,13 +313,18 @@ def trades_kernel(
 class Kernels:
     """Trade kernels with their state and the session starts of every zone in use."""
 
-    def __init__(self, settings: Settings, zones: list[np.ndarray]) -> None:
-        """``zones[z]`` (m,) int64: session starts of zone z in ns UTC, ascending."""
+    def __init__(self, settings: Settings) -> None:
         self.parameters = Parameters.of(settings)
         self.state = TradeState(self.parameters)
-        self._boundaries = np.concatenate(zones)
-        self._zone_starts = np.cumsum([0] + [len(z) for z in zones]).astype(np.int64)
+        self._boundaries = np.empty(0, np.int64)
+        self._zone_starts = np.zeros(1, np.int64)
         self._gaps = np.empty((0, GAP_COLUMNS), np.int64)
+
+    def add_zone(self, boundaries: np.ndarray) -> int:
+        """Session starts of one more zone, (m,) int64 ns UTC ascending; return its number."""
+        self._boundaries = np.concatenate([self._boundaries, boundaries])
+        self._zone_starts = np.append(self._zone_starts, len(self._boundaries))
+        return len(self._zone_starts) - 2
 
     def trades(self, rows: np.ndarray) -> np.ndarray:
         """Run over TRADES rows in place; return the gaps found, (k, 8) int64 as trades_kernel says."""

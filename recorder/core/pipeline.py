@@ -44,11 +44,9 @@ class Pipeline:
         self.duplicates = 0
         self.rows: dict[str, int] = {name: 0 for name in self.out.batches}
         self._make, self._infos = make, infos
-        self._zones = {
-            zone: i for i, zone in enumerate(sorted({info.session_zone for info in infos.values()} | {"UTC"}))
-        }
+        self._zones: dict[str, int] = {}
         self._series_rules: dict[str, tuple[int, int]] = {}  # feed → (id kind, zone)
-        self.kernels = Kernels(settings, [day_boundaries(zone) for zone in self._zones])
+        self.kernels = Kernels(settings)
 
     def consume(self, frames: Frames) -> None:
         """Decode frames in order; a bad one is counted, recorded in ``rejected`` and passed over."""
@@ -102,6 +100,8 @@ class Pipeline:
         feed = self._make(spec)
         info = self._infos[spec.provider]
         kind = IDS_CONTIGUOUS if feed.capability().trade_ids == "contiguous" else IDS_OPAQUE
+        if info.session_zone not in self._zones:
+            self._zones[info.session_zone] = self.kernels.add_zone(day_boundaries(info.session_zone))
         self._series_rules[spec.name] = (kind, self._zones[info.session_zone])
         scope = self.out.scope(spec.name, spec.connection)
         self.sources[number] = Source(spec, scope, feed.decoder(scope))
@@ -128,7 +128,7 @@ class Pipeline:
                     rows = rows[~repeated]
             if len(rows):
                 self.rows[name] += len(rows)
-                tables.append(Rows(sealed.table, sort_rows(rows), sealed.varchar_heap, sealed.varchar_offsets))
+                tables.append(sort_rows(Rows(sealed.table, rows, sealed.varchar_heap, sealed.varchar_offsets)))
         return Sealed(self.position, tuple(tables), Dictionary.of(self.out))
 
     def _know_series(self) -> None:

@@ -1,0 +1,246 @@
+"""``recorder check``: would recording work? Configuration, keys, disk, clock, calendar, database, network: one line each."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from recorder.values.config import Config, credentials
+from recorder.values.errors import RecorderError
+from recorder.values.feed import SECOND
+
+DISK_FREE_MIN = 2 << 30  # below this the journal of a busy day does not fit
+MAP_COUNT_WANTED = 1 << 20  # QuestDB maps a file per column and partition
+CONNECT_TIMEOUT_S = 5.0
+CLOCK_ERROR_MAX_NS = 50_000_000  # more than this and latencies say nothing
+
+OK, WARNING, FAILED = "ok", "warning", "failed"
+_MARKS = {OK: "✓", WARNING: "!", FAILED: "✗"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. Only FAILED would keep recording from working."""
+
+    what: str
+    state: str
+    words: str
+
+
+def add(subparsers: Any) -> None:
+    parser = subparsers.add_parser("check", help="configuration, keys, database, disk, clock, calendar: one line each")
+    parser.add_argument("--offline", action="store_true", help="do not try to reach the providers")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, config: Config) -> int:
+    findings = []
+    for finding in findings_of(config, network=not args.offline):
+        findings.append(finding)
+        if not args.json:
+            print(f"{_MARKS[finding.state]} {finding.what:<14} {finding.words}", flush=True)
+    if args.json:
+        import orjson
+
+        sys.stdout.write(orjson.dumps([asdict(f) for f in findings]).decode() + "\n")
+    return int(any(f.state == FAILED for f in findings))
+
+
+def findings_of(config: Config, network: bool) -> Iterator[Finding]:
+    """Run every check in turn; one that breaks is a finding, not the end of the report."""
+    checks: list[tuple[str, Callable[[Config], Iterator[Finding]]]] = [
+        ("configuration", _configuration),
+        ("keys", _keys),
+        ("disk", _disk),
+        ("clock", _clock),
+        ("calendar", _calendar),
+        ("system", _system),
+        ("database", _database),
+    ]
+    if network:
+        checks.append(("network", _network))
+    for what, check in checks:
+        try:
+            yield from check(config)
+        except (RecorderError, OSError) as error:
+            yield Finding(what, FAILED, str(error))
+
+
+def _configuration(config: Config) -> Iterator[Finding]:
+    """It was validated when it was read; say what it amounts to."""
+    symbols = sum(len(spec.symbols) for spec in config.feeds)
+    if not config.feeds:
+        yield Finding(
+            "configuration",
+            FAILED,
+            f"{config.source or 'config.toml'}: no [[feeds]] is enabled; nothing would be recorded",
+        )
+        return
+    names = ", ".join(spec.name for spec in config.feeds)
+    yield Finding(
+        "configuration", OK, f"{config.source or 'defaults'}: {len(config.feeds)} feeds ({names}), {symbols} symbols"
+    )
+
+
+def _keys(config: Config) -> Iterator[Finding]:
+    from recorder.feeds import PROVIDERS
+
+    for spec in config.feeds:
+        info = PROVIDERS[spec.provider]
+        if not info.credentials:
+            continue
+        found = credentials(info, os.environ)
+        missing = [name for name in info.credentials if name not in found]
+        if missing:
+            yield Finding("keys", WARNING, f"{spec.name}: {' and '.join(missing)} not set; this feed would be skipped")
+        else:
+            yield Finding("keys", OK, f"{spec.name}: {' and '.join(info.credentials)} set")
+
+
+def _disk(config: Config) -> Iterator[Finding]:
+    places = {"journal": config.journal.dir, "log": config.log.dir}
+    if config.questdb.embedded:
+        places["questdb"] = config.questdb.dir
+    for name, path in places.items():
+        existing = next(p for p in (path, *path.parents) if p.exists())
+        free = shutil.disk_usage(existing).free
+        if not os.access(existing, os.W_OK):
+            yield Finding("disk", FAILED, f"{name}: {path} cannot be written; change [{name}] dir or its owner")
+        elif free < DISK_FREE_MIN:
+            yield Finding(
+                "disk",
+                FAILED,
+                f"{name}: {free / 1e9:.1f} GB free at {path}; at least {DISK_FREE_MIN / 1e9:.0f} GB are needed",
+            )
+        else:
+            yield Finding("disk", OK, f"{name}: {free / 1e9:.0f} GB free at {path}")
+
+
+def _clock(config: Config) -> Iterator[Finding]:
+    """What the kernel knows of its own clock; asking a time server is left to the system's own service."""
+    state = _kernel_clock()
+    if state is None:
+        yield Finding(
+            "clock", WARNING, "this system does not say whether its clock is synchronised; run chrony or ntpd"
+        )
+        return
+    synchronised, error_ns = state
+    if not synchronised:
+        yield Finding(
+            "clock", WARNING, "not synchronised to a time server; latencies and gaps in time are only as right as it is"
+        )
+    elif error_ns > CLOCK_ERROR_MAX_NS:
+        yield Finding("clock", WARNING, f"synchronised, but up to {error_ns / 1e6:.0f} ms off")
+    else:
+        yield Finding("clock", OK, f"synchronised, at most {error_ns / 1e6:.1f} ms off")
+
+
+def _kernel_clock() -> tuple[bool, int] | None:
+    """(synchronised, largest error in ns) from adjtimex(2); None where there is no such call."""
+    import ctypes
+
+    class Timex(ctypes.Structure):
+        _fields_ = [  # noqa: RUF012 (ctypes wants a plain list)
+            ("modes", ctypes.c_uint), ("offset", ctypes.c_long), ("freq", ctypes.c_long), ("maxerror", ctypes.c_long),
+            ("esterror", ctypes.c_long), ("status", ctypes.c_int), ("rest", ctypes.c_long * 32),
+        ]  # fmt: skip
+
+    unsynchronised = 0x40  # STA_UNSYNC
+    try:
+        timex = Timex()
+        state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
+    except (OSError, AttributeError):
+        return None
+    return None if state < 0 else (not timex.status & unsynchronised, timex.maxerror * 1000)
+
+
+def _calendar(config: Config) -> Iterator[Finding]:
+    from recorder.commands.run import schedules
+    from recorder.values.schedule import Open
+
+    now = time.time_ns()
+    schedule_for = schedules(config, now=False)
+    seen = set()
+    for spec in config.feeds:
+        name = spec.schedule or config.schedule.calendar
+        if name in seen:
+            continue
+        seen.add(name)
+        state = schedule_for(spec).state(now)
+        if isinstance(state, Open):
+            until = "always" if state.until_ns is None else f"until {_when(state.until_ns)}"
+            yield Finding("calendar", OK, f"{name}: open {until}")
+        elif state.next_open_ns is None:
+            yield Finding("calendar", FAILED, f"{name}: no later session is known; update exchange-calendars")
+        else:
+            yield Finding("calendar", OK, f"{name}: closed, recording starts {_when(state.next_open_ns)}")
+
+
+def _when(ns: int) -> str:
+    return time.strftime("%a %Y-%m-%d %H:%M %Z", time.localtime(ns // SECOND))
+
+
+def _system(config: Config) -> Iterator[Finding]:
+    limit = Path("/proc/sys/vm/max_map_count")
+    if config.questdb.embedded and limit.exists():
+        count = int(limit.read_text())
+        if count < MAP_COUNT_WANTED:
+            yield Finding(
+                "system", WARNING, f"vm.max_map_count is {count}; QuestDB wants {MAP_COUNT_WANTED} for many partitions"
+            )
+
+
+def _database(config: Config) -> Iterator[Finding]:
+    from recorder.shell.database import Database, fetch_jar, find_java
+    from recorder.shell.sql_client import connect
+
+    if config.questdb.embedded:
+        status = Database.from_config(config).status()
+        if status.pid is None:
+            find_java()
+            fetch_jar(config.questdb.maven_base or None)
+            yield Finding("database", OK, f"embedded QuestDB is ready to be started at {config.questdb.dir}")
+            return
+    with connect(config) as client:
+        suspended = [row["name"] for row in client.rows("wal_tables()") if row["suspended"]]
+    if suspended:
+        yield Finding(
+            "database", FAILED, f"suspended: {', '.join(suspended)}; free disk space, then ALTER TABLE … RESUME WAL"
+        )
+    else:
+        yield Finding("database", OK, f"QuestDB answers at {config.questdb.sql}")
+
+
+def _network(config: Config) -> Iterator[Finding]:
+    """Resolve, connect and verify TLS for each feed's address; nothing is sent."""
+    from recorder.feeds import PROVIDERS, make
+
+    seen = set()
+    for spec in config.feeds:
+        info = PROVIDERS[spec.provider]
+        placeholder = dict.fromkeys(info.credentials, "-")
+        url = urlsplit(make(spec, placeholder).endpoint().url)
+        host, port = url.hostname or "", url.port or (443 if url.scheme == "wss" else 80)
+        if (host, port) in seen:
+            continue
+        seen.add((host, port))
+        try:
+            with socket.create_connection((host, port), CONNECT_TIMEOUT_S) as raw:
+                version = "plain"
+                if url.scheme == "wss":
+                    with ssl.create_default_context().wrap_socket(raw, server_hostname=host) as tls:
+                        version = tls.version() or "TLS"
+            yield Finding("network", OK, f"{spec.name}: {host}:{port} answers ({version})")
+        except OSError as error:
+            yield Finding("network", FAILED, f"{spec.name}: {host}:{port} cannot be reached: {error}")

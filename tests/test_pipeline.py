@@ -1,0 +1,152 @@
+"""The pipeline is a fold: rows do not depend on how frames were cut, where batches were sealed, or what went wrong between."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recorder.core.frames import CLOSED, OPENED, SOURCE, TEXT, frames_from_list
+from recorder.core.pipeline import Pipeline
+from recorder.feeds import PROVIDERS, make
+from recorder.values.config import KernelsConfig
+from recorder.values.feed import FeedSpec
+from recorder.values.tables import TABLES
+
+START = 1_700_000_000_000  # ms
+SPECS = [
+    FeedSpec(name="spot", provider="binance", symbols=("BTC-USDT", "ETH-USDT")),
+    FeedSpec(name="futures", provider="binance", symbols=("BTC-USDT-PERP",), options={"market": "usdm"}),
+    FeedSpec(name="cb", provider="coinbase", symbols=("BTC-USD",)),
+]
+
+
+def spot(i, symbol="BTCUSDT", number=None):
+    number = i if number is None else number
+    return (
+        b'{"stream":"%s@trade","data":{"e":"trade","E":%d,"s":"%s","t":%d,"p":"%d.%02d","q":"0.5","T":%d,"m":%s,"M":true}}'
+        % (symbol.lower().encode(), START + i, symbol.encode(), number, 60_000 + i % 7, i % 100, START + i, b"true" if i % 3 else b"false")
+    )  # fmt: skip
+
+
+def match(i):
+    return (
+        b'{"type":"match","trade_id":%d,"sequence":%d,"maker_order_id":"a","taker_order_id":"b",'
+        b'"time":"2023-11-14T22:13:%02d.%06dZ","product_id":"BTC-USD","size":"0.25","price":"60000.%02d","side":"buy"}'
+    ) % (i, 10 * i, 20 + i // 100, i * 1000 % 1_000_000, i % 100)
+
+
+def session(n=200):
+    """A recording of three connections, with gaps, repeats, nonsense and a reconnect in it."""
+    frames = [(SOURCE, number, 0, msgspec.json.encode(spec)) for number, spec in enumerate(SPECS)]
+    for i in range(n):
+        ts = (START + i) * 1_000_000 + 500_000
+        if i == 90:
+            frames += [(CLOSED, 0, ts, b"1006"), (OPENED, 0, ts, b"")]
+            frames += [(TEXT, 0, ts, spot(j)) for j in range(60, 90)]
+        if i % 37 == 5:
+            frames.append((TEXT, i % 3, ts, b'{"stream":"btcusdt@trade","data":{"e":"trade"'))
+        if i not in (50, 51, 120):
+            frames.append((TEXT, 0, ts, spot(i)))
+        frames.append((TEXT, 0, ts, spot(i, "ETHUSDT")))
+        frames.append((TEXT, 2, ts, match(i + 1)))
+        if i % 2:
+            frames.append(
+                (TEXT, 1, ts, b'{"stream":"btcusdt@bookTicker","data":{"e":"bookTicker","u":%d,"s":"BTCUSDT","b":"1.5","B":"2","a":"1.75","A":"3","T":%d,"E":%d}}' % (i, START + i, START + i))
+            )  # fmt: skip
+    return frames
+
+
+FRAMES = session()
+
+
+def rows_from(pieces, seal_every=0):
+    """Every table's rows, as bytes in the order of ts_event, of frames handed over in ``pieces``."""
+    pipeline = Pipeline(KernelsConfig(zscore_window=32), make, PROVIDERS)
+    collected = {name: [] for name in TABLES}
+    position = 0
+
+    def seal():
+        sealed = pipeline.seal()
+        names, series = pipeline.out.texts.name, pipeline.out.series.keys
+        for table in sealed.tables:
+            collected[table.table.name] += [readable(row, table, names, series) for row in table.rows]
+
+    for number, piece in enumerate(pieces):
+        frames = frames_from_list(piece, position=position)
+        position = frames.end
+        pipeline.consume(frames)
+        if seal_every and number % seal_every == 0:
+            seal()
+    seal()
+    return {name: sorted(rows) for name, rows in collected.items()}, pipeline
+
+
+def readable(row, table, names, series):
+    """A row with its ids replaced by what they stand for, and floats by their exact bits."""
+    values = []
+    for column in table.table.laid_out:
+        value = row[column.name]
+        if column.type.kind == "series":
+            value = series[value]
+        elif column.type.kind == "symbol":
+            value = names(int(value)) if value >= 0 else ""
+        elif column.type.kind == "varchar":
+            start, end = table.varchar_offsets[value : value + 2] if value >= 0 else (0, 0)
+            value = table.varchar_heap[start:end].tobytes()
+        elif column.type.kind == "double":
+            value = int(np.float64(value).view(np.int64))
+        else:
+            value = int(value)
+        values.append(value)
+    return tuple(values)
+
+
+WHOLE, _ = rows_from([FRAMES])
+
+
+def cut(frames, places):
+    edges = [0, *sorted(places), len(frames)]
+    return [frames[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b]
+
+
+@given(places=st.sets(st.integers(1, len(FRAMES) - 1), max_size=40), seal_every=st.integers(0, 3))
+@settings(max_examples=40, deadline=None)
+def test_rows_do_not_depend_on_how_the_stream_was_cut_nor_on_where_batches_were_sealed(places, seal_every):
+    rows, _ = rows_from(cut(FRAMES, places), seal_every)
+    assert rows == WHOLE
+
+
+def test_every_trade_is_stored_once_and_repeats_are_counted():
+    rows, pipeline = rows_from([FRAMES])
+    assert len(rows["trades"]) == (200 - 3) + 200 + 200
+    assert pipeline.duplicates == 30
+
+
+def test_missing_ids_are_gaps_with_their_extent():
+    gaps = [(g[2], g[4], g[5], g[6], g[7]) for g in WHOLE["gaps"]]
+    assert gaps == [(("spot", "BTC-USDT"), 1, 50, 51, 2), (("spot", "BTC-USDT"), 1, 120, 120, 1)]
+
+
+def test_a_bad_frame_is_kept_in_rejected_with_its_position_and_disturbs_nothing():
+    rows, pipeline = rows_from([FRAMES])
+    bad = sum(payload.endswith(b'"trade"') for _, _, _, payload in FRAMES)
+    assert sum(source.rejected for source in pipeline.sources.values()) == bad == len(rows["rejected"])
+    assert len({row[2] for row in rows["rejected"]}) == bad
+
+
+def test_a_source_that_was_never_declared_is_passed_over():
+    rows, pipeline = rows_from([[*FRAMES[:3], (TEXT, 77, 1, spot(1)), (TEXT, 0, 1, spot(1))]])
+    assert len(rows["trades"]) == 1
+    assert 77 not in pipeline.sources
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"null", b"[]", b"{}", b"\xff\xfe", b"0" * 5000, b'{"stream":1}', b"[" * 3000]
+)
+def test_nonsense_is_rejected_or_unknown_and_never_stops_the_next_frame(payload):
+    rows, pipeline = rows_from([[*FRAMES[:3], *((TEXT, n, 1, payload) for n in range(3)), (TEXT, 0, 1, spot(5))]])
+    assert len(rows["trades"]) == 1
+    assert len(rows["rejected"]) + sum(pipeline.out.unknown.values()) >= 1
