@@ -162,6 +162,7 @@ ends = st.one_of(
     st.tuples(st.just("close"), st.sampled_from([1000, 1001, 1008, 4003]), st.text(max_size=20)),
     st.tuples(st.just("garbage"), st.binary(min_size=1, max_size=60)),
     st.tuples(st.just("torn"), st.integers(1, 30)),
+    st.tuples(st.just("intruder"), payloads),
 )
 
 
@@ -197,6 +198,9 @@ def play(server: ServerProtocol, steps, end) -> bytes:
         take()
     elif end and end[0] == "garbage":
         out.append(end[1])
+    elif end and end[0] == "intruder":  # a whole message inside an open one
+        out.append(Frame(Opcode.TEXT, b"open", fin=False).serialize(mask=False))
+        out.append(Frame(Opcode.TEXT, end[1]).serialize(mask=False))
     data = b"".join(out)
     return data[: -end[1]] if end and end[0] == "torn" else data
 
@@ -304,6 +308,19 @@ def test_a_broken_protocol_is_closed_with_its_code_after_the_frames_before_it(br
     pair.lose()
     assert pair.receiver.end[0] == code
     assert isinstance(pair.receiver.end[2], ConnectionBroken)
+
+
+def test_an_open_message_keeps_even_later_chunks_with_the_parser():
+    pair = Pair().open()
+    pair.deliver(b"\x01\x02ab")
+    pair.deliver(b"\x89\x00")
+    pair.deliver(b"\x80\x02cd\x81\x01e")
+    assert (pair.receiver.messages, pair.receiver.fast) == ([(False, b"abcd"), (False, b"e")], 1)
+    pair.deliver(b"\x01\x02ab")
+    pair.deliver(b"\x81\x08intruder")
+    pair.lose()
+    assert pair.receiver.end[0] == 1002
+    assert len(pair.receiver.messages) == 2
 
 
 def test_a_peer_that_never_ends_a_closing_handshake_is_dropped():

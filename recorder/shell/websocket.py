@@ -215,7 +215,7 @@ class WebSocketClient(asyncio.BufferedProtocol):
                     )  # fmt: skip
                 if reason <= PARTIAL:
                     return at
-                if reason == FULL or not self.is_open:
+                if reason == FULL:
                     continue
             end, self._owed, self._fragmented = reference_span(
                 buffer, at, stop, self._fragmented, FAST_FRAME_BYTES_MAX
