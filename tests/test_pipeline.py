@@ -1,6 +1,8 @@
-"""The pipeline is a fold: rows do not depend on how frames were cut, where batches were sealed, or what went wrong between."""
+"""The pipeline is a fold: rows do not depend on how frames were cut or where batches were sealed."""
 
 from __future__ import annotations
+
+import itertools
 
 import msgspec
 import numpy as np
@@ -16,6 +18,7 @@ from recorder.values.feed import FeedSpec
 from recorder.values.tables import TABLES
 
 START = 1_700_000_000_000  # ms
+NOW = START * 1_000_000
 SPECS = [
     FeedSpec(name="spot", provider="binance", symbols=("BTC-USDT", "ETH-USDT")),
     FeedSpec(name="futures", provider="binance", symbols=("BTC-USDT-PERP",), options={"market": "usdm"}),
@@ -23,12 +26,19 @@ SPECS = [
 ]
 
 
-def spot(i, symbol="BTCUSDT", number=None):
-    number = i if number is None else number
-    return (
-        b'{"stream":"%s@trade","data":{"e":"trade","E":%d,"s":"%s","t":%d,"p":"%d.%02d","q":"0.5","T":%d,"m":%s,"M":true}}'
-        % (symbol.lower().encode(), START + i, symbol.encode(), number, 60_000 + i % 7, i % 100, START + i, b"true" if i % 3 else b"false")
-    )  # fmt: skip
+def spot(i, symbol="BTCUSDT"):
+    data = {
+        "e": "trade", "E": START + i, "s": symbol, "t": i, "p": f"{60_000 + i % 7}.{i % 100:02d}", "q": "0.5",
+        "T": START + i, "m": bool(i % 3), "M": True,
+    }  # fmt: skip
+    return msgspec.json.encode({"stream": f"{symbol.lower()}@trade", "data": data})
+
+
+def book_ticker(i):
+    data = {
+        "e": "bookTicker", "u": i, "s": "BTCUSDT", "b": "1.5", "B": "2", "a": "1.75", "A": "3", "T": START + i, "E": START + i
+    }  # fmt: skip
+    return msgspec.json.encode({"stream": "btcusdt@bookTicker", "data": data})
 
 
 def match(i):
@@ -53,9 +63,7 @@ def session(n=200):
         frames.append((TEXT, 0, ts, spot(i, "ETHUSDT")))
         frames.append((TEXT, 2, ts, match(i + 1)))
         if i % 2:
-            frames.append(
-                (TEXT, 1, ts, b'{"stream":"btcusdt@bookTicker","data":{"e":"bookTicker","u":%d,"s":"BTCUSDT","b":"1.5","B":"2","a":"1.75","A":"3","T":%d,"E":%d}}' % (i, START + i, START + i))
-            )  # fmt: skip
+            frames.append((TEXT, 1, ts, book_ticker(i)))
     return frames
 
 
@@ -109,7 +117,7 @@ WHOLE, _ = rows_from([FRAMES])
 
 def cut(frames, places):
     edges = [0, *sorted(places), len(frames)]
-    return [frames[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    return [frames[a:b] for a, b in itertools.pairwise(edges) if a < b]
 
 
 @given(places=st.sets(st.integers(1, len(FRAMES) - 1), max_size=40), seal_every=st.integers(0, 3))
@@ -138,7 +146,7 @@ def test_a_bad_frame_is_kept_in_rejected_with_its_position_and_disturbs_nothing(
 
 
 def test_a_source_that_was_never_declared_is_passed_over():
-    rows, pipeline = rows_from([[*FRAMES[:3], (TEXT, 77, 1, spot(1)), (TEXT, 0, 1, spot(1))]])
+    rows, pipeline = rows_from([[*FRAMES[:3], (TEXT, 77, NOW, spot(1)), (TEXT, 0, NOW, spot(1))]])
     assert len(rows["trades"]) == 1
     assert 77 not in pipeline.sources
 
@@ -147,6 +155,6 @@ def test_a_source_that_was_never_declared_is_passed_over():
     "payload", [b"", b"null", b"[]", b"{}", b"\xff\xfe", b"0" * 5000, b'{"stream":1}', b"[" * 3000]
 )
 def test_nonsense_is_rejected_or_unknown_and_never_stops_the_next_frame(payload):
-    rows, pipeline = rows_from([[*FRAMES[:3], *((TEXT, n, 1, payload) for n in range(3)), (TEXT, 0, 1, spot(5))]])
+    rows, pipeline = rows_from([[*FRAMES[:3], *((TEXT, n, NOW, payload) for n in range(3)), (TEXT, 0, NOW, spot(5))]])
     assert len(rows["trades"]) == 1
     assert len(rows["rejected"]) + sum(pipeline.out.unknown.values()) >= 1

@@ -1,4 +1,4 @@
-"""``recorder check``: would recording work? Configuration, keys, disk, clock, calendar, database, network: one line each."""
+"""``recorder check``: would recording work? Configuration, keys, disk, clock, calendar, database, network."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _kernel_clock() -> tuple[bool, int] | None:
     import ctypes
 
     class Timex(ctypes.Structure):
-        _fields_ = [  # noqa: RUF012 (ctypes wants a plain list)
+        _fields_ = [
             ("modes", ctypes.c_uint), ("offset", ctypes.c_long), ("freq", ctypes.c_long), ("maxerror", ctypes.c_long),
             ("esterror", ctypes.c_long), ("status", ctypes.c_int), ("rest", ctypes.c_long * 32),
         ]  # fmt: skip
