@@ -145,7 +145,8 @@ class Check:
         self.problems: list[str] = []
 
     def problem(self, text: str, source: str | None = None) -> None:
-        self.problems.append(f"{source or self.source}: {text}")
+        # A key may hold anything, line breaks too: one problem stays one line.
+        self.problems.append(f"{source or self.source}: {''.join(c if c.isprintable() else '?' for c in text)}")
 
     def overrides(self, section: str, known: Iterable[str]) -> dict[str, tuple[str, str]]:
         """Key → (variable, text) for the RECORDER_<SECTION>_<KEY> that are set.
