@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import picows
 import pytest
+import trustme
 import uvloop
 from websockets.asyncio.client import connect as websockets_connect
 from websockets.client import ClientProtocol
@@ -25,7 +27,7 @@ from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
 from recorder.core.websocket_frames import FRAME_BYTES_MAX, FrameArrays, scan
-from recorder.shell.websocket import READ_BYTES_MIN, WebSocketClient, connect, warm
+from recorder.shell.websocket import READ_BYTES_MIN, WebSocketClient, connect, tls_context, warm
 from recorder.values.feed import Endpoint
 
 TRADE = (
@@ -150,9 +152,9 @@ class PicowsListener(picows.WSListener):
             self.done.set()
 
 
-async def receive_recorder(url: str, wanted: int) -> None:
+async def receive_recorder(url: str, wanted: int, tls: ssl.SSLContext | None = None) -> None:
     receiver = Counter(wanted)
-    client = await connect(Endpoint(url=url, data_marks=MARKS, ping_ns=0), receiver)
+    client = await connect(Endpoint(url=url, data_marks=MARKS, ping_ns=0), receiver, ssl=tls)
     await receiver.done.wait()
     client.abort()
 
@@ -166,9 +168,9 @@ async def receive_recorder_streamed(url: str, wanted: int) -> None:
     client.abort()
 
 
-async def receive_picows(url: str, wanted: int, payloads: bool = False) -> None:
+async def receive_picows(url: str, wanted: int, tls: ssl.SSLContext | None = None, payloads: bool = False) -> None:
     listener = PicowsListener(wanted, payloads)
-    transport, _ = await picows.ws_connect(lambda: listener, url)
+    transport, _ = await picows.ws_connect(lambda: listener, url, ssl_context=tls)
     await listener.done.wait()
     transport.disconnect(graceful=False)
 
@@ -189,21 +191,34 @@ def sender():
     """Start a process that sends ``count`` frames to whoever connects; gives its address."""
     processes = []
 
-    def start(trades: int) -> str:
+    def start(trades: int, certificate: str = "") -> str:
         process = subprocess.Popen(
-            [sys.executable, __file__, str(trades)],
+            [sys.executable, __file__, str(trades), certificate],
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).resolve().parent.parent,
             env={"PYTHONPATH": "."},
         )
         processes.append(process)
-        return f"ws://127.0.0.1:{process.stdout.readline().strip()}/"
+        return f"{'wss' if certificate else 'ws'}://localhost:{process.stdout.readline().strip()}/"
 
     yield start
     for process in processes:
         process.kill()
         process.wait()
+
+
+def measure(benchmark, receive, wanted: int) -> None:
+    cpu = []
+
+    def once():
+        begun = time.process_time_ns()
+        uvloop.run(receive())
+        cpu.append(time.process_time_ns() - begun)
+
+    benchmark.pedantic(once, rounds=3, warmup_rounds=1)
+    benchmark.extra_info["cpu_ns_per_frame"] = min(cpu) / wanted
+    benchmark.extra_info["wall_ns_per_frame"] = benchmark.stats["min"] / wanted * 1e9
 
 
 @pytest.mark.parametrize("trades", [1, 20])
@@ -213,23 +228,30 @@ def sender():
     ids=lambda f: f.__name__.removeprefix("receive_"),
 )
 def test_sockets(benchmark, sender, receive, trades):
-    url, wanted, cpu = sender(trades), FRAMES[trades], []
+    url, wanted = sender(trades), FRAMES[trades]
     if receive is receive_websockets:
         wanted //= 8
-
-    def once():
-        begun = time.process_time_ns()
-        uvloop.run(receive(url, wanted))
-        cpu.append(time.process_time_ns() - begun)
-
-    benchmark.pedantic(once, rounds=3, warmup_rounds=1)
-    benchmark.extra_info["cpu_ns_per_frame"] = min(cpu) / wanted
-    benchmark.extra_info["wall_ns_per_frame"] = benchmark.stats["min"] / wanted * 1e9
+    measure(benchmark, lambda: receive(url, wanted), wanted)
 
 
-def serve(trades: int) -> None:
+@pytest.mark.parametrize("trades", [1, 20])
+@pytest.mark.parametrize(
+    "receive", [receive_recorder, receive_picows], ids=lambda f: f.__name__.removeprefix("receive_")
+)
+def test_sockets_with_tls(benchmark, sender, tmp_path, receive, trades):
+    authority, context = trustme.CA(), tls_context()
+    authority.configure_trust(context)
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    url = sender(trades, str(tmp_path / "server.pem"))
+    measure(benchmark, lambda: receive(url, FRAMES[trades], context), FRAMES[trades])
+
+
+def serve(trades: int, certificate: str) -> None:
     """Blocking server: one connection after the other, each gets frames until it goes away."""
     data = block(trades, BLOCK_FRAMES)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if certificate:
+        context.load_cert_chain(certificate)
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         for port in range(20000, 30000):
@@ -242,7 +264,7 @@ def serve(trades: int) -> None:
         print(listener.getsockname()[1], flush=True)
         while True:
             peer, _ = listener.accept()
-            with peer:
+            with context.wrap_socket(peer, server_side=True) if certificate else peer as peer:
                 protocol = ServerProtocol()
                 while not (events := protocol.events_received()):
                     protocol.receive_data(peer.recv(65536))
@@ -256,4 +278,4 @@ def serve(trades: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve(int(sys.argv[1]), sys.argv[2])

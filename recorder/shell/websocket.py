@@ -181,7 +181,9 @@ class WebSocketClient(asyncio.BufferedProtocol):
         self._end()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._error = self._error or exc
+        if exc is not None and self._error is None:
+            self._error = ConnectionBroken(f"{self._place}: {exc}; reconnect")
+            self._error.__cause__ = exc
         self._end()
         for timer in self._timers.values():
             timer.cancel()
@@ -365,13 +367,12 @@ class WebSocketClient(asyncio.BufferedProtocol):
         cause = self._reference.handshake_exc
         if isinstance(cause, InvalidStatus):
             return refusal(cause.response, self.endpoint, self._now())
-        if isinstance(self._error, ConnectError):
-            return self._error
-        words = self._error or f"the answer to the upgrade is no WebSocket: {cause}"
-        if cause is not None and cause.__cause__ is not None and self._error is None:
-            words = f"{words}: {cause.__cause__}"
-        error = ConnectError(f"{self._place}: {words}")
-        error.__cause__ = self._error or cause
+        if self._error is not None:
+            return self._error if isinstance(self._error, ConnectError) else ConnectError(str(self._error))
+        why = getattr(cause, "__cause__", None)
+        words = f"{cause}: {why}" if why else cause
+        error = ConnectError(f"{self._place}: the answer to the upgrade is no WebSocket: {words}")
+        error.__cause__ = cause
         return error
 
 
