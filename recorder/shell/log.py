@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import re
@@ -34,7 +35,7 @@ HIDDEN = "***"
 
 _SECRET_KEY = re.compile(r"key|secret|token|passw|passphrase|credential|authorization|signature", re.I)
 _ASSIGNED = re.compile(
-    r"((?:key|secret|token|passw|passphrase|credential|signature)[\w.-]{0,40}\"?\s{0,4}[=:]\s{0,4}\"?)([^&;,\s\"'}]+)",
+    r"((?:key|secret|token|passw|passphrase|credential|signature)[\w.-]{0,40}[\"']?\s{0,4}[=:]\s{0,4}[\"']?)([^&;,\s\"'}]+)",
     re.I,
 )
 _USER_INFO = re.compile(r"(\w://)[^/\s@?#]*@")
@@ -75,14 +76,17 @@ def clean(value: Any, depth: int = 0) -> Any:
         return int(value) if -(1 << 63) <= value < 1 << 63 else str(value)
     if isinstance(value, Mapping) and depth < DEPTH_MAX:
         items = list(value.items())[:ITEMS_MAX]
-        return {str(k): HIDDEN if _SECRET_KEY.search(str(k)) else clean(v, depth + 1) for k, v in items}
+        return {_text(str(k)): HIDDEN if _SECRET_KEY.search(str(k)) else clean(v, depth + 1) for k, v in items}
     if isinstance(value, list | tuple | set | frozenset) and depth < DEPTH_MAX:
         listed = [clean(item, depth + 1) for item in list(value)[:ITEMS_MAX]]
         return [*listed, f"… {len(value)} in all"] if len(value) > ITEMS_MAX else listed
-    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    return _text(value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value))
+
+
+def _text(text: str) -> str:
     text = hide(text)  # before cutting: half a secret is one too
     text = text if len(text) <= TEXT_CHARS_MAX else text[:TEXT_CHARS_MAX] + "…"
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text.encode("utf-8", "backslashreplace").decode()  # lone surrogates are no text to JSON
 
 
 def iso_ns(ts: int) -> str:
@@ -103,7 +107,7 @@ def readable(entry: Mapping[str, Any]) -> str:
 def _word(value: Any) -> str:
     if isinstance(value, str):
         text = value
-        return text if _PLAIN.fullmatch(text) else printable(orjson.dumps(text).decode())
+        return text if _PLAIN.fullmatch(text) and text.isprintable() else printable(orjson.dumps(text).decode())
     if isinstance(value, float):
         return f"{value:.6g}"
     return printable(orjson.dumps(value).decode())
@@ -231,7 +235,8 @@ def close() -> None:
     root = logging.getLogger()
     for handler in [h for h in root.handlers if h.get_name() == _HANDLER_NAME]:
         root.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # a full disk, again
+            handler.close()
 
 
 def log_path(config: LogConfig) -> Path:
