@@ -311,7 +311,7 @@ def test_database_password_comes_from_the_environment_and_is_never_printed(read:
     config = read("", {"RECORDER_QUESTDB_PASSWORD_FILE": str(tmp_path / "pw")})
     assert config.questdb.password == SECRET
     assert SECRET not in repr(config)
-    assert SECRET not in str(list(config.questdb.__rich_repr__()))
+    assert SECRET not in str(config.questdb.__rich_repr__())
 
 
 def test_credentials_come_from_variables_or_files_and_absent_ones_are_left_out(tmp_path: Path) -> None:

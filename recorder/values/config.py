@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,9 +48,9 @@ class QuestdbConfig(Section, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"QuestdbConfig(embedded={self.embedded}, dir={str(self.dir)!r}, sql={self.sql!r}, user={self.user!r})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
         """As rich shows it in a traceback: without the password too."""
-        yield from ((name, getattr(self, name)) for name in self.__struct_fields__ if name != "password")
+        return [(name, getattr(self, name)) for name in self.__struct_fields__ if name != "password"]
 
 
 class BatchConfig(Section, frozen=True, kw_only=True):
