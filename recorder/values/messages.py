@@ -20,7 +20,7 @@ from recorder.values.feed import SECOND, Capability, FeedSpec
 LONG_MAX = (1 << 63) - 1
 Id = Annotated[int, msgspec.Meta(ge=0, le=LONG_MAX)]  # a provider's id or counter that a LONG column can hold
 Unread = msgspec.Raw  # a field we know and do not store: its text is passed over, not converted
-NO_TEXT = msgspec.Raw()
+NO_TEXT = msgspec.Raw(b"null")
 
 TS_EVENT_MIN = 946_684_800 * SECOND  # 2000-01-01: no provider here is older; 0001 and 1970 are their nulls
 TS_AHEAD_MAX = 86_400 * SECOND  # a clock may be wrong by seconds, never by more than a day
@@ -123,10 +123,13 @@ class Reader:
 
 
 def text_of(raw: Any) -> str | None:
-    """The text in a raw JSON value; None if it is absent or no text."""
+    """The text in a raw JSON value; None if it is absent or no text that can be read."""
     if raw is None:
         return None
-    value = _ANY.decode(raw)
+    try:
+        value = _ANY.decode(raw)
+    except UNREADABLE:
+        return None
     return value if isinstance(value, str) else None
 
 

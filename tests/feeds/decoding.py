@@ -1,0 +1,104 @@
+"""A decoder and the rows it made, as plain values by column name; and a reader of cryptofeed recordings."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from recorder.core.batch import Output
+from recorder.feeds import make
+from recorder.values.feed import FeedSpec
+from recorder.values.schema import LONG_NULL, null_of
+from recorder.values.tables import TABLES
+
+FRAME_END = 1_790_000_000 * 10**9  # a receive time after every captured frame
+_RECEIVED = re.compile(rb"(\d+)(?:\.(\d+))?: (.*)")
+
+
+class Recorded:
+    """One feed's decoder; ``rows(table)`` are dictionaries without nulls and without the computed columns."""
+
+    def __init__(self, provider: str, symbols: tuple[str, ...] = ("BTC-USD",), **options: str) -> None:
+        self.feed = make(FeedSpec(name="f", provider=provider, symbols=symbols, options=options))
+        self.out = Output()
+        self.scope = self.out.scope("f", 0)
+        self._decode = self.feed.decoder(self.scope)
+
+    def decode(self, payload: bytes, ts_recv: int = FRAME_END) -> Recorded:
+        self.scope.position += 1
+        self._decode(payload, ts_recv)
+        return self
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        sealed = self.out.batches[table].seal()
+        columns = [c for c in TABLES[table].columns if not c.computed]
+        heap, offsets = sealed.varchar_heap, sealed.varchar_offsets
+        result = []
+        for row in sealed.rows:
+            values: dict[str, Any] = {}
+            for column in columns:
+                value = row[column.name].item()
+                kind = column.type.kind
+                if value == null_of(column.type) or (isinstance(value, float) and math.isnan(value)):
+                    continue
+                if kind == "series":
+                    values["symbol"] = self.out.series.keys[value][1]
+                elif kind == "symbol":
+                    values[column.name] = self.out.texts.name(value)
+                elif kind == "varchar":
+                    values[column.name] = bytes(heap[offsets[value] : offsets[value + 1]]).decode()
+                elif kind == "label":
+                    values[column.name] = column.type.names[value - 1]  # type: ignore[attr-defined]
+                else:
+                    assert value != LONG_NULL
+                    values[column.name] = value
+            result.append(values)
+        return result
+
+    @property
+    def unknown(self) -> dict[str, int]:
+        return {what: count for (_, what), count in self.out.unknown.items()}
+
+
+def received(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(ts_recv, payload) of a cryptofeed recording."""
+    with gzip.open(path) as lines:
+        for line in lines:
+            match = _RECEIVED.fullmatch(line.rstrip(b"\r\n"))
+            if match:
+                yield int(match[1]) * 10**9 + int(((match[2] or b"") + b"0" * 9)[:9]), match[3]
+
+
+def facts(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of one symbol's live trades, as expected.json has them. Sums are of the shortest decimals of the floats."""
+    sizes = [Decimal(repr(row["size"])) for row in rows]
+    worth = sum((Decimal(repr(row["price"])) * size for row, size in zip(rows, sizes, strict=True)), Decimal())
+    return {
+        "n": len(rows),
+        "sum_size": sum(sizes, Decimal()),
+        "vwap": worth / sum(sizes, Decimal()) if rows else None,
+        "min_price": min((Decimal(repr(row["price"])) for row in rows), default=None),
+        "max_price": max((Decimal(repr(row["price"])) for row in rows), default=None),
+        "first_exchange_ns": min((row["ts_event"] for row in rows), default=None),
+        "last_exchange_ns": max((row["ts_event"] for row in rows), default=None),
+        "first_recv_ns": min((row["ts_recv"] for row in rows), default=None),
+        "last_recv_ns": max((row["ts_recv"] for row in rows), default=None),
+    }
+
+
+def same_facts(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Compare with an entry of expected.json: everything exactly, the VWAP to its fifteen digits."""
+    assert found["n"] == expected["n"]
+    assert found["sum_size"] == Decimal(expected["sum_size"])
+    if not found["n"]:
+        return
+    assert abs(found["vwap"] / Decimal(expected["vwap"]) - 1) < Decimal("1e-14")
+    for name in ("min_price", "max_price"):
+        assert found[name] == Decimal(expected[name]), name
+    for name in ("first_exchange_ns", "last_exchange_ns", "first_recv_ns", "last_recv_ns"):
+        assert found[name] == expected[name], name
