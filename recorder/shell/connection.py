@@ -74,6 +74,7 @@ class Connection:
         self._pacing: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._send_spacing_s = 1.0 / feed.capability().sends_per_second_max
+        self._given_up = ""  # why we are closing this connection ourselves
         self._announced: object = None  # last state told to the log: one line per change
 
     async def run(self) -> None:
@@ -95,11 +96,13 @@ class Connection:
             self._client.close(1000, "recorder stopped")
             if self._ended is not None:
                 await asyncio.wait([self._ended], timeout=CLOSE_TIMEOUT_S)
+            if self._client is not None:
+                self._client.abort()
 
     async def _once(self) -> int:
         """One connection from its opening to its end; return how long to wait before the next, in ns."""
         loop = asyncio.get_running_loop()
-        self._ended = loop.create_future()
+        self._ended, self._given_up = loop.create_future(), ""
         retry_after_ns = 0
         stopping = asyncio.ensure_future(self._stopping.wait())
         opening = asyncio.ensure_future(connect(self.session.on_opening(), self))
@@ -109,9 +112,12 @@ class Connection:
                 opening.cancel()
                 return 0
             self._client = opening.result()
+            if self._given_up:
+                self._client.close(1000, "")
             self._send_next()  # what on_open and early frames asked for before there was anything to send through
             self._timer = loop.call_later(TIMER_S, self._on_timer)
-            reason = await self._ended
+            closed = await self._ended
+            reason = self._given_up or closed
         except UpgradeRefused as error:
             reason, retry_after_ns = str(error), error.retry_after_ns or 0
         except RecorderError as error:
@@ -197,7 +203,7 @@ class Connection:
     def _send_next(self) -> None:
         """Send one message and pace the rest: providers drop who speaks faster than they allow."""
         self._pacing = None
-        if not self._outbox or self._client is None:
+        if not self._outbox or self._client is None or not self._client.is_open:
             return
         send = self._outbox.popleft()
         self._client.send(send.payload)
@@ -207,10 +213,10 @@ class Connection:
             self._journal.append(self._source, SENT, time.time_ns(), raw)
 
     def _give_up(self, reason: str) -> None:
+        """Close; the client's own time-out bounds how long that takes, and frames that still come are journalled."""
+        self._given_up = self._given_up or reason
         if self._client is not None:
             self._client.close(1000, "")
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_result(reason)
 
     # The log: one line per change of state.
 

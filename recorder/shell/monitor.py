@@ -169,15 +169,11 @@ class _Collector:
         yield GaugeMetricFamily("recorder_backlog_bytes", "Journalled and not decoded yet.", r.engine.backlog)
         yield GaugeMetricFamily("recorder_database_ready", "1 while QuestDB takes rows.", r.database_state == "ready")
         if r.sink is not None:
-            yield CounterMetricFamily(
-                "recorder_sink_rows", "Rows QuestDB answered for.", sum(r.sink.rows_sent.values())
-            )
+            yield CounterMetricFamily("recorder_sink_rows", "Rows QuestDB answered for.", r.sink.rows_sent)
             yield CounterMetricFamily("recorder_sink_bytes", "Bytes of ILP sent.", r.sink.bytes_sent)
             yield CounterMetricFamily("recorder_sink_requests", "Requests answered.", r.sink.requests)
             yield CounterMetricFamily("recorder_sink_retries", "Requests tried again.", r.sink.retries)
-            yield CounterMetricFamily(
-                "recorder_sink_rejected_rows", "Rows QuestDB refused.", sum(r.sink.rejected_rows.values())
-            )
+            yield CounterMetricFamily("recorder_sink_rejected_rows", "Rows QuestDB refused.", r.sink.rejected_rows)
 
     def _latencies(self) -> Iterator[Metric]:
         family = HistogramMetricFamily("recorder_latency_seconds", "From the arrival of the bytes.", labels=["stage"])
