@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ AHEAD_BYTES = 8 << 20  # pages faulted in ahead of appending: 50 ms at 160 MB/s
 BEHIND_BYTES = 8 << 20  # pages left mapped behind it, for the pipeline that follows
 RETRY_S = 1.0  # between attempts to get a segment on a full disk
 RELEASED_EVERY_S = 1.0  # the released position is written at most this often: a crash replays a second more
-RETENTION_EVERY_S = 5.0
+RETENTION_EVERY_S = 1.0
 NICE = 10  # of this thread, where threads have one: compressing must not take a core from receiving
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -40,7 +40,7 @@ class Keeper:
         self._prepare_lock = threading.Lock()
         self._retry_at = self._released_at = self._retention_at = 0.0
         self._failed = ""  # the last error of a tick, so that it is logged once
-        self._job: Iterator[None] | None = None
+        self._job: Generator[None, None, None] | None = None
         self._job_base = -1
         self._refused: set[int] = set()  # bases of segments that could not be compressed
 
@@ -155,36 +155,41 @@ class Keeper:
             if self._wake.is_set() or time.monotonic() >= due:
                 self._wake.clear()
                 due = time.monotonic() + interval
-                self._tick()
+                self._guarded(self._tick)
             elif self._job is not None:
-                self._step()
+                self._guarded(self._step)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Whatever goes wrong with one thing, syncing must go on; the same trouble is logged once."""
+        try:
+            work()
+        except Exception as error:
+            if str(error) != self._failed:
+                self._failed = str(error)
+                self._journal.log("journal.sync_failed", directory=str(self._journal.directory), reason=str(error))
 
     def _tick(self) -> None:
         journal, now = self._journal, time.monotonic()
-        try:
-            self.flush()
-            self._prepare(now)
-            if now >= self._released_at and journal.released != journal.released_kept:
-                self._released_at = now + RELEASED_EVERY_S
-                self._keep_released()
-            if self._failed:
-                self._failed = ""
-                journal.log("journal.sync_resumed")
-        except OSError as error:
-            if str(error) != self._failed:
-                self._failed = str(error)
-                journal.log("journal.sync_failed", directory=str(journal.directory), reason=str(error))
+        self.flush()
+        self._prepare(now)
+        if now >= self._released_at and journal.released != journal.released_kept:
+            self._released_at = now + RELEASED_EVERY_S
+            self._keep_released()
         with journal.lock:
             active = journal.unsynced[-1] if journal.unsynced else None
         if active is not None:
             active.populate(AHEAD_BYTES)
-        journal.rotate_due()
+        if journal.next is not None:
+            journal.rotate_due()
         if now >= self._retention_at:
             self._retention_at = now + RETENTION_EVERY_S
             while self._retire(early=False):
                 pass
         if self._job is None and journal.compress:
             self._job = self._compress()
+        if self._failed:
+            self._failed = ""
+            journal.log("journal.sync_resumed", directory=str(journal.directory))
 
     def _keep_released(self) -> None:
         """Write the released position; only then may what is before it go."""
@@ -199,7 +204,10 @@ class Keeper:
         journal = self._journal
         with journal.lock:
             unnamed = any(segment.path.name == NEXT for segment in journal.unsynced)
-        if journal.next is not None or unnamed or now < self._retry_at:
+        if journal.next is not None:
+            self._resume()  # paused for a frame that needs more than a prepared segment: let it try again
+            return
+        if unnamed or now < self._retry_at:
             return
         with self._prepare_lock:
             try:
@@ -208,6 +216,8 @@ class Keeper:
                 self._retry_at = now + RETRY_S
                 if error.errno not in _NO_ROOM:
                     raise
+                with suppress(OSError):
+                    self._keep_released()  # what may go is what the file says, and it is written at its leisure
                 if self._retire(early=True):
                     self._retry_at = 0.0
                     self.wake()
@@ -217,6 +227,10 @@ class Keeper:
             segment.populate(AHEAD_BYTES)
             with journal.lock:
                 journal.next = segment
+        self._resume()
+
+    def _resume(self) -> None:
+        journal = self._journal
         if journal.paused_reason is not None:
             journal.paused_reason = None
             journal.log("journal.resumed", directory=str(journal.directory))
@@ -244,7 +258,7 @@ class Keeper:
 
     # Old segments.
 
-    def _compress(self) -> Iterator[None] | None:
+    def _compress(self) -> Generator[None, None, None] | None:
         """The compression of the oldest segment that is sealed, wholly released and still raw; None without one."""
         journal = self._journal
         with journal.lock:
@@ -260,7 +274,7 @@ class Keeper:
             return self._compress_one(each)
         return None
 
-    def _compress_one(self, held: Held) -> Iterator[None]:
+    def _compress_one(self, held: Held) -> Generator[None, None, None]:
         journal = self._journal
         target = held.path.with_name(held.path.name.removesuffix(SUFFIX) + PACKED_SUFFIX)
         scratch = target.with_name(target.name + SCRATCH_SUFFIX)

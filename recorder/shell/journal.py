@@ -45,6 +45,8 @@ OPENED_SEGMENTS_MAX = 2  # besides the one appended to: the pipeline reads one, 
 SOURCES_MAX = 1 << 16  # the id is a u16
 SOURCES_CARRIED_MAX = 1024  # declarations taken over from an earlier run once everything is released: 400 KB a segment
 
+DAMAGES_LOGGED_MAX = 4096  # of one run; a disk that goes on failing is known by then
+
 Log = Callable[..., None]
 
 
@@ -59,6 +61,7 @@ class Journal:
     synced         position up to which frames survive a power loss
     paused_reason  why no further segment can be had (appending still works while the current one has room), or None
     retention_paused  set it to keep even what is released and old
+    ``log`` is also called from the journal's own thread.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Journal:
         self._active = Segment.closed(base)
         self._opened: OrderedDict[int, Segment] = OrderedDict()
         self._out = np.empty((COLUMNS, READ_FRAMES_MAX), np.int64)
+        self._damages: set[tuple[str, int]] = set()
         self._rotate = False
         self._closed = False
         self._keeper = housekeeping.Keeper(self)
@@ -138,7 +142,7 @@ class Journal:
             free_bytes_min,
             compress,
             now,
-            log or _silent,
+            _silent if log is None else log,
         )
         journal._keeper.start()
         return journal
@@ -156,7 +160,7 @@ class Journal:
                     "restart when the database has caught up"
                 )
             number = next(n for n in range(len(self._specs), -1, -1) if n not in self._specs)
-            self._write(number, SOURCE, self.now(), declared)
+            self.append(number, SOURCE, self.now(), declared)
             self._specs[number], self._ids[declared] = spec, number
         return number
 
@@ -166,11 +170,8 @@ class Journal:
         The frame survives a crash of the process from now on, a power loss once ``synced`` is at or past the position.
         Raises FrameTooLong before anything is written, JournalFull when there is no room.
         """
-        return self._write(source, kind, ts_recv, payload)
-
-    def _write(self, source: int, kind: int, ts_recv: int, payload: bytes) -> int:
         if self._rotate:
-            self._roll(0)
+            self._roll_early()
         active = self._active
         stop = write_one(active.buffer, active.used, source, kind, ts_recv, payload)
         if stop < 0:
@@ -198,7 +199,7 @@ class Journal:
         Raises FrameTooLong before anything is written, JournalFull (``written`` frames are in) when there is no room.
         """
         if self._rotate:
-            self._roll(0)
+            self._roll_early()
         done = 0
         active = self._active
         while True:
@@ -225,6 +226,12 @@ class Journal:
         """Begin a new segment with the next frame, so that the present one is sealed."""
         if self._active.used > FILE_HEADER_BYTES:
             self._rotate = True
+
+    def _roll_early(self) -> None:
+        """Rotate when that is possible; on a full disk what is left of the segment is still good."""
+        self._rotate = False
+        with suppress(JournalFull):
+            self._roll(0)
 
     def _roll(self, need: int) -> None:
         """Begin the next segment, with every source declared, and room for ``need`` bytes more."""
@@ -304,7 +311,7 @@ class Journal:
             offset = position - segment.origin
             count, following, damage = segment.walk(offset, offset + bytes_max, not segment.trusted, self._out)
             if damage is not None:
-                recovery.log_damage(self.log, segment, damage)
+                recovery.log_damage(self._log_once, segment, damage)
             if count:
                 return self._frames(segment, count)
             position = segment.origin + following
@@ -317,16 +324,27 @@ class Journal:
         """The segment of an entry, from the cache or the disk; None, logged, when nothing of it can be read."""
         segment = self._opened.get(held.base)
         if segment is None:
-            segment = recovery.load(held.path, self.log)
+            with self.lock:  # still being sealed: the file is about to be cut, so it must not be mapped anew
+                segment = next((each for each in self.unsynced if each.base == held.base), None)
+            if segment is not None:
+                return segment
+            segment = recovery.load(held.path, self._log_once)
             if segment is None:
                 # Retired between look-up and opening, or compressed: the entry knows where it is now.
                 again = next((each for each in self.held if each.base == held.base), None)
-                segment = recovery.load(again.path, self.log) if again is not None and again != held else None
+                segment = recovery.load(again.path, self._log_once) if again is not None and again != held else None
             if segment is None:
                 return None
             self._remember(segment)
         self._opened.move_to_end(held.base)
         return segment
+
+    def _log_once(self, event: str, **fields: Any) -> None:
+        """Log damage the first time it is met: a segment may be opened and read many times."""
+        key = (str(fields["file"]), int(fields["at"]))
+        if key not in self._damages and len(self._damages) < DAMAGES_LOGGED_MAX:
+            self._damages.add(key)
+            self.log(event, **fields)
 
     def _remember(self, segment: Segment) -> None:
         self._opened[segment.base] = segment

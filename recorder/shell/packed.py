@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ _PLACE_BYTES = _PLACE.size - 8
 DAMAGED = 0xFF  # fills what could not be unpacked: no record starts like this, so reading reports damage there
 
 
-def pack(source: Path, target: Path) -> Iterator[None]:
+def pack(source: Path, target: Path) -> Generator[None, None, None]:
     """Compress ``source`` into ``target`` in steps of one block, sync it, and read it back against the source.
 
     Raises JournalCorrupt when what was written does not read back, OSError when it cannot be written; ``target`` may
@@ -48,11 +48,11 @@ def pack(source: Path, target: Path) -> Iterator[None]:
         out.flush()
         os.fsync(out.fileno())
     read = done = 0
-    for place, block in _blocks(target.read_bytes()):
-        if block is None or place != done:
+    for place, unpacked, _ in _placed(target.read_bytes()):
+        if unpacked is None or place != done:
             break
-        read = zlib.crc32(block, read)
-        done += len(block)
+        read = zlib.crc32(unpacked, read)
+        done += len(unpacked)
         yield
     if done != total or read != crc:
         raise JournalCorrupt(
@@ -78,11 +78,6 @@ def unpack(path: Path) -> tuple[np.ndarray, str]:
         raise JournalCorrupt(f"{path}: no block of this compressed segment can be read; restore it from a copy")
     missing = len(result) - good
     return result, f"{missing} bytes in blocks that do not unpack" if missing else ""
-
-
-def _blocks(data: bytes) -> Iterator[tuple[int, bytes | None]]:
-    for place, block, _ in _placed(data):
-        yield place, block
 
 
 def _place(data: bytes, at: int) -> tuple[int, int, int, int] | None:

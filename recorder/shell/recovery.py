@@ -108,7 +108,7 @@ def _tidy(directory: Path) -> None:
 def load(path: Path, log: Log) -> Segment | None:
     """Open a segment; None, logged, when nothing of it can be read."""
     try:
-        segment = Segment.load(path)
+        segment = Segment.load(path, mapped=True)
     except FileNotFoundError:
         return None
     except JournalCorrupt as error:

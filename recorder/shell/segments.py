@@ -100,7 +100,7 @@ class Segment:
         self.path, self.data, self.used = path, data, used
         self.base, self.created_ns = base, created_ns
         self.origin = base - FILE_HEADER_BYTES
-        self.buffer = memoryview(data).cast("B") if len(data) else memoryview(bytearray())
+        self.buffer = data.data if len(data) else memoryview(bytearray())
         self.trusted = self.sealed = self.named = False
         self.synced = self.mapped_from = self.populated = 0  # offsets; used by the sync thread alone
         self.damages: dict[int, Damage] = {}
@@ -140,21 +140,22 @@ class Segment:
         self.buffer[:FILE_HEADER_BYTES] = _FILE_HEADER.pack(_MAGIC, VERSION, zlib.crc32(blank), base, created_ns)
 
     @classmethod
-    def load(cls, path: Path) -> Segment:
+    def load(cls, path: Path, mapped: bool = False) -> Segment:
         """Open a segment file, raw or compressed, to read. Raises JournalCorrupt if nothing of it can be read.
 
+        mapped  instead of read into memory; only where nobody can cut the file meanwhile (that would be a SIGBUS)
         A file whose header is damaged is read by what its name says; ``damages`` then has an entry at 0.
         """
         info = segment_info(path)
         reason = ""
         if path.name.endswith(PACKED_SUFFIX):
             data, reason = packed.unpack(path)
-        else:
+        elif mapped and info is not None and info.size:
             with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
                 # Private, not read-only: compiled functions would take a read-only array for another type.
-                mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) if size else b""
-            data = np.frombuffer(mapped, np.uint8)
+                data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)
+        else:
+            data = np.fromfile(path, np.uint8)
         header = read_header(data)
         if header is None:
             if info is None or len(data) < FILE_HEADER_BYTES:
