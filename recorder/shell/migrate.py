@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,17 @@ def apply_schema(client: SqlClient, config: Any = None) -> list[str]:
         if table.name in existing:
             done += _migrate(client, table, existing[table.name], ttl)
         else:
-            client.execute(_with_ttl_hint(table, ttl))
+            _create(client, table, ttl)
             done.append(f"created table {table.name}")
     return done + _apply_views(client, set(existing) | set(TABLES))
 
 
-def _with_ttl_hint(table: Table, ttl: str | None) -> str:
-    if ttl is not None:
-        _parse_ttl(table, ttl)
-    return table.ddl(ttl)
+def _create(client: SqlClient, table: Table, ttl: str | None) -> None:
+    _parse_ttl(table, ttl)
+    try:
+        client.execute(table.ddl(ttl))
+    except DatabaseError as error:
+        raise DatabaseError(f"table {table.name} cannot be created (retention {ttl or 'none'}): {error}") from error
 
 
 def _migrate(client: SqlClient, table: Table, row: Mapping[str, Any], ttl: str | None) -> list[str]:
@@ -87,16 +90,14 @@ def _migrate(client: SqlClient, table: Table, row: Mapping[str, Any], ttl: str |
         for name in missing:  # one a statement: a WAL table refuses several at once
             client.execute(f"ALTER TABLE {table.name} ADD COLUMN IF NOT EXISTS {name} {wanted[name]}")
             done.append(f"added column {table.name}.{name} {wanted[name]}")
-        _wait(client, table, lambda now: all(name in now for name in missing), f"columns {', '.join(missing)}")
-    keys = {name for name, column in columns.items() if column["upsertKey"]}
+        _wait(table, lambda: set(missing) <= set(_columns(client, table.name)), f"columns {', '.join(missing)}")
+    keys = _keys(columns)
     if keys != set(table.dedup):
         client.execute(f"ALTER TABLE {table.name} DEDUP ENABLE UPSERT KEYS({', '.join(table.dedup)})")
         done.append(
             f"set dedup keys of {table.name} to {', '.join(table.dedup)} (were {', '.join(sorted(keys)) or 'none'})"
         )
-        _wait(
-            client, table, lambda now: {n for n, c in now.items() if c["upsertKey"]} == set(table.dedup), "dedup keys"
-        )
+        _wait(table, lambda: _keys(_columns(client, table.name)) == set(table.dedup), "dedup keys")
     return done + _set_ttl(client, table, row, ttl)
 
 
@@ -104,13 +105,17 @@ def _columns(client: SqlClient, table: str) -> dict[str, dict[str, Any]]:
     return {str(row["column"]): row for row in client.rows(f"table_columns('{table}')")}
 
 
+def _keys(columns: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    return {name for name, column in columns.items() if column["upsertKey"]}
+
+
 def _refuse_conflicts(
     table: Table, row: Mapping[str, Any], columns: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, str]
 ) -> None:
     def refuse(what: str) -> DatabaseError:
         return DatabaseError(
-            f"table {table.name} {what}; nothing was changed. Rename it (RENAME TABLE {table.name} TO {table.name}_old) "
-            "and apply the schema again"
+            f"table {table.name} {what}; nothing was changed. Rename it "
+            f"(RENAME TABLE {table.name} TO {table.name}_old) and apply the schema again"
         )
 
     if row["table_type"] != "T":
@@ -130,34 +135,75 @@ def _refuse_parquet(client: SqlClient, table: Table, missing: Iterable[str]) -> 
     count = client.value(f"select count() from table_partitions('{table.name}') where isParquet")
     if count:
         raise DatabaseError(
-            f"table {table.name} needs the columns {', '.join(missing)} but {count} of its partitions are Parquet, which "
-            f"this QuestDB cannot read afterwards; run ALTER TABLE {table.name} CONVERT PARTITION TO NATIVE "
+            f"table {table.name} needs the columns {', '.join(missing)} but {count} of its partitions are Parquet, "
+            f"which this QuestDB cannot read afterwards; run ALTER TABLE {table.name} CONVERT PARTITION TO NATIVE "
             "WHERE ts_event > 0, then apply the schema again"
         )
 
 
-def _parse_ttl(table: Table, ttl: str) -> tuple[int, str]:
+@dataclass(frozen=True)
+class Span:
+    """A TTL or limit: hours and months cannot be compared exactly, 0 is none."""
+
+    hours: int = 0
+    months: int = 0
+
+    def __bool__(self) -> bool:
+        return self.hours > 0 or self.months > 0
+
+    @property
+    def hours_min(self) -> int:
+        """At least this many hours, whatever the months are."""
+        return self.hours + self.months * 28 * 24
+
+    def __str__(self) -> str:
+        number, unit = (self.months, "MONTHS") if self.months else (self.hours, "HOURS")
+        if unit == "HOURS" and number % 24 == 0:
+            number, unit = number // 24, "DAYS"
+        return f"{number} {unit}" if self else "none"
+
+
+def _span(number: int, unit: str) -> Span:
+    """The server turns ``7 DAYS`` into ``1 WEEK``: only the length counts."""
+    match unit.upper():
+        case "MONTH" | "YEAR":
+            return Span(months=number * {"MONTH": 1, "YEAR": 12}[unit.upper()])
+        case name:
+            return Span(hours=number * {"HOUR": 1, "DAY": 24, "WEEK": 168}[name])
+
+
+def _parse_ttl(table: Table, ttl: str | None) -> Span:
+    if ttl is None:
+        return Span()
     match = _TTL.fullmatch(ttl)
     if match is None:
         raise DatabaseError(
             f'retention.{table.name} is "{ttl}"; write a number and HOURS, DAYS, WEEKS, MONTHS or YEARS'
         )
-    return int(match[1]), match[2].upper()
+    return _span(int(match[1]), match[2])
 
 
 def _set_ttl(client: SqlClient, table: Table, row: Mapping[str, Any], ttl: str | None) -> list[str]:
-    now = (int(row["ttlValue"]), str(row["ttlUnit"]).upper())
-    wanted = _parse_ttl(table, ttl) if ttl is not None else (0, now[1])
+    now, wanted = _span(int(row["ttlValue"]), str(row["ttlUnit"])), _parse_ttl(table, ttl)
     if now == wanted:
         return []
-    client.execute(f"ALTER TABLE {table.name} SET TTL {ttl if ttl is not None else '0h'}")
-    return [f"set TTL of {table.name} to {ttl or 'none'} (was {f'{now[0]} {now[1]}S' if now[0] else 'none'})"]
+    try:
+        client.execute(f"ALTER TABLE {table.name} SET TTL {ttl or '0h'}")
+    except DatabaseError as error:
+        raise DatabaseError(f'retention.{table.name} = "{ttl}" is refused by QuestDB: {error}') from error
+    _wait(table, lambda: _ttl(client, table) == wanted, "TTL")
+    return [f"set TTL of {table.name} to {wanted} (was {now})"]
 
 
-def _wait(client: SqlClient, table: Table, reached: Any, what: str) -> None:
+def _ttl(client: SqlClient, table: Table) -> Span:
+    (row,) = client.rows(f"select ttlValue, ttlUnit from tables() where table_name = '{table.name}'")
+    return _span(int(row["ttlValue"]), str(row["ttlUnit"]))
+
+
+def _wait(table: Table, reached: Callable[[], bool], what: str) -> None:
     """A WAL table takes its changes in turn with its rows: wait until this one has been."""
     deadline = time.monotonic() + APPLY_TIMEOUT_S
-    while not reached(_columns(client, table.name)):
+    while not reached():
         if time.monotonic() > deadline:
             raise DatabaseError(
                 f"table {table.name} has not taken its new {what} within {APPLY_TIMEOUT_S:g} s; "
@@ -173,5 +219,27 @@ def _apply_views(client: SqlClient, before: set[str]) -> list[str]:
                 client.execute(statement)
             except DatabaseError as error:
                 raise DatabaseError(f"sql/views/{path.name}, statement {number}: {error}") from error
-    after = [str(row["table_name"]) for row in client.rows("tables()")]
-    return [f"created view {name}" for name in after if name not in before]
+    tables = {str(row["table_name"]): row for row in client.rows("tables()")}
+    return [f"created view {name}" for name in tables if name not in before] + _limit_refreshes(client, tables)
+
+
+def _limit_refreshes(client: SqlClient, tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """No materialized view may refresh further back than its base keeps rows.
+
+    Else one late row, older than the base's TTL, makes the view compute its bars again from nothing and erase them.
+    """
+    views = {str(row["view_name"]): row for row in client.rows("materialized_views()")}
+    done: list[str] = []
+    for name, row in views.items():
+        bases = [str(row["base_table_name"])]
+        while bases[-1] in views:
+            bases.append(str(views[bases[-1]]["base_table_name"]))
+        kept = [
+            _span(int(t["ttlValue"]), str(t["ttlUnit"])) for t in (tables[base] for base in bases if base in tables)
+        ]
+        shortest = min((span for span in kept if span), key=lambda span: span.hours_min, default=None)
+        now = _span(int(row["refresh_limit"] or 0), str(row["refresh_limit_unit"] or "HOUR"))
+        if shortest is not None and (not now or now.hours_min > shortest.hours_min):
+            client.execute(f"ALTER MATERIALIZED VIEW {name} SET REFRESH LIMIT {shortest}")
+            done.append(f"set refresh limit of view {name} to {shortest} (was {now})")
+    return done

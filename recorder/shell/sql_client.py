@@ -58,7 +58,7 @@ class SqlClient:
         self._port = url.port or (443 if self._secure else 9000)
         self._path = url.path.rstrip("/")
         self._headers = {"Accept": "application/json"}
-        if user is not None:
+        if user:
             token = base64.b64encode(f"{user}:{password or ''}".encode()).decode()
             self._headers["Authorization"] = f"Basic {token}"
         self._timeout_s = timeout_s
@@ -138,7 +138,6 @@ class SqlClient:
                 response = self._ask(connection, "/exec", sql)
                 body = response.read(RESULT_BYTES_MAX + 1)
                 if len(body) > RESULT_BYTES_MAX:
-                    self._drop()
                     raise DatabaseError(
                         f"{self.base_url}: the answer is larger than {RESULT_BYTES_MAX >> 20} MiB; "
                         "add a LIMIT or a time range, or take it as CSV"
@@ -148,6 +147,9 @@ class SqlClient:
                 self._drop()
                 if not (used and isinstance(error, _NO_ANSWER)):
                     raise self._unreachable(error) from error
+            except BaseException:  # interrupted half way: the rest of that answer must not be taken for the next one
+                self._drop()
+                raise
         raise AssertionError("the second attempt returns or raises")
 
     def _ask(self, connection: http.client.HTTPConnection, path: str, sql: str) -> http.client.HTTPResponse:
@@ -163,6 +165,8 @@ class SqlClient:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_S)
         try:
             connection.connect()
+        except TimeoutError as error:
+            raise DatabaseError(f"{self.base_url}: cannot be reached within {CONNECT_TIMEOUT_S:g} s") from error
         except OSError as error:
             raise self._unreachable(error) from error
         connection.sock.settimeout(self._timeout_s)
