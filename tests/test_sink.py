@@ -18,6 +18,7 @@ import pytest
 from recorder.core.batch import Output, Rows
 from recorder.core.encode import Dictionary, Sealed
 from recorder.shell.sink import BLOCKS_IN_FLIGHT_MAX, Sink
+from recorder.values.errors import ConfigError
 from recorder.values.schema import INT_NULL, LONG_NULL, TEXT_NULL
 from recorder.values.tables import STATUSES, TRADES
 
@@ -84,7 +85,9 @@ class Blocks:
 
 
 def settings(ilp: str, sql: str, **changes: object) -> Any:
-    return SimpleNamespace(**{"ilp": ilp, "sql": sql, "user": "", "password": "", "encoder": "numba", **changes})
+    return SimpleNamespace(
+        **{"ilp": ilp, "sql": sql, "user": "", "password": "", "encoder": "numba", "protocol": 2, **changes}
+    )
 
 
 @pytest.fixture
@@ -462,3 +465,45 @@ def test_a_database_that_cannot_be_asked_is_told_once(scripted: Any, make_sink: 
     assert not sink.drain(0.1)
     assert [event for event, _ in log.events] == ["sink.release_stalled"]
     assert "HTTP 204" in sink.last_error
+
+
+def test_a_receiver_that_fails_does_not_end_the_releases(fresh_tables: Any, make_sink: Any) -> None:
+    applied: list[int] = []
+
+    def on_applied(position: int) -> None:
+        applied.append(position)
+        if len(applied) == 1:
+            raise RuntimeError("the loop is closed")
+
+    sink, log = make_sink(settings(fresh_tables.ilp_url, fresh_tables.sql_url), on_applied=on_applied)
+    blocks = Blocks()
+    submit(sink, blocks.block(5))
+    wait_until(lambda: applied == [1000], "the first release")
+    submit(sink, blocks.block(5))
+    wait_until(lambda: applied == [1000, 2000], "the second release")
+    assert [event for event, _ in log.events] == ["sink.release_stalled"]
+
+
+def test_a_block_that_cannot_be_encoded_loses_only_the_row_that_is_wrong(fresh_tables: Any, make_sink: Any) -> None:
+    sink, _ = make_sink(settings(fresh_tables.ilp_url, fresh_tables.sql_url))
+    sealed = Blocks().block(20)
+    sealed.tables[0].rows["series"][7] = 4000
+    submit(sink, sealed)
+    assert sink.drain(DEADLINE_S)
+    assert fresh_tables.sql.value("select count() from trades") == 19
+    assert "row 0 names a text" in fresh_tables.sql.value("select reason from rejected")
+
+
+def test_close_in_the_middle_of_load_ends_every_thread(fresh_tables: Any, make_sink: Any) -> None:
+    sink, _ = make_sink(settings(fresh_tables.ilp_url, fresh_tables.sql_url))
+    blocks = Blocks()
+    for _ in range(3):
+        submit(sink, blocks.block(20_000))
+    sink.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("sink-")]
+    assert sink.applied_position <= sink.answered_position <= blocks.position
+
+
+def test_a_protocol_that_would_cut_nanoseconds_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"questdb\.protocol is 1"):
+        Sink(settings("http::addr=127.0.0.1:9000;", "http://127.0.0.1:9000", protocol=1))

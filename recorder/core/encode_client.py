@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
-
-import numpy as np
 
 from recorder.core.batch import Rows
 from recorder.core.encode import Dictionary
@@ -32,42 +29,49 @@ def split_series(prefix: bytes) -> tuple[str, str]:
     return unescape(prefix[len(b",feed=") : at]), unescape(prefix[at + len(b",symbol=") :])
 
 
-def _text(heap: np.ndarray, offsets: np.ndarray, id_: int) -> bytes:
-    return heap[offsets[id_] : offsets[id_ + 1]].tobytes()
-
-
-def _value(column: Column, raw: Any, rows: Rows, dictionary: Dictionary) -> Any:
-    """A column's value as Python has it; None for null."""
+def _reader(column: Column, rows: Rows, dictionary: Dictionary) -> Callable[[Any], Any]:
+    """A function from what a row holds to the value as Python has it; None for null."""
     kind = column.type.kind
     if kind == "double":
-        return None if math.isnan(raw) else float(raw)
-    number = int(raw)
+        return lambda raw: None if raw != raw else raw
     if kind in ("long", "timestamp"):
-        return None if number == LONG_NULL else number
+        return lambda raw: None if raw == LONG_NULL else raw
     if kind == "int":
-        return None if number == INT_NULL else number
+        return lambda raw: None if raw == INT_NULL else raw
     if isinstance(column.type, Label):
-        return column.type.names[number - 1] if number > 0 else None
-    if number < 0:
-        return None
+        names = (None, *column.type.names)
+        return lambda raw: names[raw] if raw > 0 else None
+    read: Callable[[bytes], Any] = unescape
     if kind == "varchar":
-        return unescape(_text(rows.varchar_heap, rows.varchar_offsets, number))
-    return unescape(_text(dictionary.text_heap, dictionary.text_offsets, number))
+        heap, offsets = rows.varchar_heap, rows.varchar_offsets
+    elif kind == "series":
+        heap, offsets, read = dictionary.series_heap, dictionary.series_offsets, split_series
+    else:
+        heap, offsets = dictionary.text_heap, dictionary.text_offsets
+    known: dict[int, Any] = {}  # each text of this block is read once
+
+    def text(raw: int) -> Any:
+        if raw < 0:
+            return None
+        if raw not in known:
+            known[raw] = read(heap[offsets[raw] : offsets[raw + 1]].tobytes())
+        return known[raw]
+
+    return text
 
 
 def values_of(rows: Rows, dictionary: Dictionary) -> Iterator[dict[str, Any]]:
     """Each row as {SQL column: value}, None for null, series as feed and symbol, times as int ns."""
-    for raw in rows.rows:
+    names = rows.rows.dtype.names or ()
+    columns = [(c.name, names.index(c.name), _reader(c, rows, dictionary)) for c in rows.table.columns]
+    for raw in rows.rows.tolist():
         values: dict[str, Any] = {}
-        for column in rows.table.columns:
-            if column.type.kind == "series":
-                known = int(raw[column.name]) >= 0
-                prefix = (
-                    _text(dictionary.series_heap, dictionary.series_offsets, int(raw[column.name])) if known else b""
-                )
-                values["feed"], values["symbol"] = split_series(prefix) if known else (None, None)
+        for name, index, read in columns:
+            value = read(raw[index])
+            if name == "series":
+                values["feed"], values["symbol"] = value or (None, None)
             else:
-                values[column.name] = _value(column, raw[column.name], rows, dictionary)
+                values[name] = value
         yield values
 
 

@@ -15,7 +15,7 @@ from recorder.shell.http_client import Address, HttpConnection, words
 from recorder.shell.sender import LATENCY_BUCKETS, Log
 from recorder.values.errors import DatabaseError
 
-POLL_S = 0.005  # from an answer to the first look, and so the resolution of "queryable"
+POLL_S = 0.004  # between looks while rows come out, and so the resolution of "queryable"; 90 µs of CPU here, 150 there
 POLL_SLOW_S = 0.02  # doubled up to this while nothing comes out: a busy server is not to be asked 200 times a second
 POLL_FAILING_S = 1.0  # while the server cannot be asked, or a table is suspended
 CHECKPOINTS_MAX = 256  # 5 s of polls; beyond that neighbours are merged, which only releases a little later
@@ -78,22 +78,24 @@ class AppliedPoller:
         self._connection.close()
 
     def _run(self) -> None:
-        pause_s = POLL_S
+        misses = 0
         while not self._closing.is_set():
             self._something.wait()
             try:
                 before = self.position
                 self._poll()
-                pause_s = POLL_S if self.position != before else min(2 * pause_s, POLL_SLOW_S)
+                misses = 0 if self.position != before else misses + 1
+                pause_s = min(POLL_S * 2 ** min(max(misses - 1, 0), 8), POLL_SLOW_S)
                 if self.suspended and self._waiting:
                     pause_s = POLL_FAILING_S
-            except (OSError, DatabaseError) as error:
+            except Exception as error:  # also a receiver's: this thread goes on, or nothing would be released any more
                 pause_s = POLL_FAILING_S
                 if not self._closing.is_set():
                     self._tell_unaskable(error)
             with self._lock:
                 if not self._waiting and self._fresh is None and not self._closing.is_set():
                     self._something.clear()
+                    misses = 0
                     continue
             self._closing.wait(pause_s)
 
@@ -174,6 +176,6 @@ class AppliedPoller:
 
     def _tell_unaskable(self, error: Exception) -> None:
         self.last_error = words(error, self._address) if isinstance(error, OSError) else str(error)
-        if not self._told_unaskable and isinstance(error, DatabaseError):  # silence is told by the senders
+        if not self._told_unaskable and not isinstance(error, OSError):  # silence is told by the senders
             self._told_unaskable = True
             self._log("sink.release_stalled", reason=self.last_error)

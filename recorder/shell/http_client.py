@@ -165,7 +165,9 @@ class HttpConnection:
         kept = self._socket
         if kept is not None:
             try:
-                kept.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(
+                    kept, socket.SHUT_RDWR
+                )  # a TLS socket's own would pull its state from under the reader
             except OSError:
                 return  # closed meanwhile, which is what was wanted
 

@@ -15,8 +15,9 @@ from recorder.core.encode import Dictionary, Sealed, warm
 from recorder.core.encode_client import describe_row, feed_of, values_of
 from recorder.shell.applied import AppliedPoller
 from recorder.shell.http_client import parse_conf, parse_url
-from recorder.shell.sender import Health, Job, Log, Refused, TableSender
+from recorder.shell.sender import Closing, Health, Job, Log, Refused, TableSender
 from recorder.values.config import QuestdbConfig
+from recorder.values.errors import ConfigError
 from recorder.values.schema import LONG_NULL
 from recorder.values.tables import REJECTED, TABLES
 
@@ -64,6 +65,11 @@ class Sink:
         apply_schema: Callable[[], object] | None = None,
         uniform: Callable[[], float] = random.random,
     ) -> None:
+        if questdb.protocol != 2:
+            raise ConfigError(
+                f"questdb.protocol is {questdb.protocol}; rows carry nanoseconds, which ILP before version 2 cuts to "
+                "microseconds: leave it at 2 and use QuestDB 9 or later"
+            )
         self._address = parse_conf(questdb.ilp, questdb.user, questdb.password)
         sql_address = parse_url(questdb.sql, questdb.user, questdb.password)
         self._encoder, self._apply_schema, self._uniform, self._log = questdb.encoder, apply_schema, uniform, log
@@ -115,7 +121,7 @@ class Sink:
         """Stop all threads, also in the middle of requests; what was not applied stays in the journal."""
         with self._lock:
             self._closed = True
-        for sender in self._senders.values():
+        for sender in list(self._senders.values()):
             sender.close(CLOSE_TIMEOUT_S)
         self._poller.close(CLOSE_TIMEOUT_S)
 
@@ -249,6 +255,8 @@ class Sink:
             if table is REJECTED:  # no second level: the frame is in the journal, and the callback was told
                 self.rejected_unrecorded += len(refused)
                 return
+            if self._closed:
+                raise Closing
             block.pending += 1
             block.tables.add(REJECTED.name)
             self._send(block, batch.seal(), Dictionary.of(self._output))
