@@ -188,6 +188,7 @@ def test_db_status_without_a_server_exits_1_and_stop_has_nothing_to_do(questdb, 
     assert "running        False" in capsys.readouterr().out
     assert call(config, "db", "stop") == 0
     assert capsys.readouterr().out.startswith("no QuestDB runs on ")
+    assert not (tmp_path / "none").exists()
 
 
 def test_db_console_prints_the_address(questdb, capsys):

@@ -126,6 +126,8 @@ class Database:
 
     def stop(self) -> bool:
         """Stop the server on this root, whoever started it; False when none runs."""
+        if not self.root.is_dir():
+            return False
         with self._lock, self._exclusive():
             pid = self._pid = self._find()
             if pid is None:
