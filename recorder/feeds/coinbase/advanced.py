@@ -189,10 +189,12 @@ def mend(name: str, payload: bytes, refuse: Callable[[str, bytes], None]) -> Any
         raise FrameError(f"{name}: {error}") from None
     read_event = msgspec.json.Decoder(RawEvent, strict=False).decode
     read_item = msgspec.json.Decoder(lenient(element), strict=False).decode
-    events = [
-        part(type=event.type, **{array: fitting(getattr(event, array), read_item, refuse)})
-        for event in fitting(envelope.events, read_event, refuse)
-    ]
+    events = []
+    for event in fitting(envelope.events, read_event, refuse):
+        try:
+            events.append(part(type=event.type, **{array: fitting(getattr(event, array), read_item, refuse)}))
+        except FrameError as error:
+            refuse(f"{name}: {array}: {error}", msgspec.json.encode(event))
     return whole(sequence_num=envelope.sequence_num, timestamp=envelope.timestamp, events=events)
 
 
@@ -243,20 +245,19 @@ def decoder(scope: Scope, canonical: Callable[[str], str]) -> Callable[[bytes, i
         )
 
     def decode(payload: bytes, ts_recv: int) -> None:
-        def refuse(reason: str, excerpt: bytes) -> None:
-            scope.reject(reason, excerpt, ts_recv)
-
+        refused: list[tuple[str, bytes]] = []  # said once it is sure that the frame as a whole is not refused
         try:
             message = reader.read(payload)
         except UNREADABLE as error:
-            message = reader.again(payload, error, lambda name: mend(name, payload, refuse))
+            message = reader.again(payload, error, lambda name: mend(name, payload, lambda *why: refused.append(why)))
         if message is None:
             return
-        sequence = message.sequence_num
-        ts_event = ts_recv
+        sequence, ts_event = message.sequence_num, ts_recv
         if isinstance(message, Tickers) and message.timestamp:
             ts_event = rfc3339_ns(message.timestamp)
         scope.sequence(sequence, ts_recv)
+        for reason, excerpt in refused:
+            scope.reject(reason, excerpt, ts_recv)
         if not isinstance(message, (MarketTrades, Tickers, Candles)):
             return
         for event in message.events:
@@ -270,6 +271,6 @@ def decoder(scope: Scope, canonical: Callable[[str], str]) -> Callable[[bytes, i
                     else:
                         bar(item, ts_recv, flags)
                 except FrameError as error:
-                    refuse(str(error), msgspec.json.encode(item))
+                    scope.reject(str(error), msgspec.json.encode(item), ts_recv)
 
     return decode

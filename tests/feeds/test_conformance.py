@@ -1,0 +1,176 @@
+"""What every registered feed must do, whoever wrote it."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import msgspec
+import pytest
+from fuzzing import mutations
+
+from recorder.core.batch import Output
+from recorder.feeds import PROVIDERS, make
+from recorder.values.errors import ConfigError, FrameError, RecorderError
+from recorder.values.feed import Capability, Endpoint, Fatal, Feed, FeedSpec, Notice, Ready, Reconnect, Send
+from recorder.values.tables import TABLES
+
+COMMANDS = (Send, Ready, Notice, Reconnect, Fatal)
+RECV = 1_790_000_000 * 10**9
+SYMBOLS = {"alpaca": ("AAPL", "MSFT"), "binance": ("BTC-USDT", "ETH-USDT")}
+ANYTHING = (
+    b"", b" ", b"null", b"1", b'"text"', b"[]", b"{}", b"[[]]", b"[{}]", b'{"a":1}', b"\x00\xff", b"\x90", b"\x80",
+    b'{"type":5}', b'{"type":null}', b'{"type":"error"}', b'{"channel":"subscriptions"}', b'{"channel":[]}',
+    b'{"type":"subscriptions","channels":5}', b'{"type":"subscriptions","channels":[5,{"product_ids":[null]}]}',
+    b'{"channel":"subscriptions","events":[5,{"subscriptions":{"a":5}}]}', b'{"channel":"status","data":[5]}',
+    b'{"method":"subscribe"}', b'{"method":"subscribe","result":5,"symbol":5}', b'{"error":null}', b'{"Error":[]}',
+    b'{"event":"subscriptionStatus","subscription":5,"pair":{}}', b'{"result":null,"id":1}', b'{"id":[],"error":5}',
+    b'[{"T":"error"}]', b'[{"T":"error","code":"x","msg":5}]', b'[{"T":"success"}]',
+    b'[{"T":"subscription","trades":5}]',
+    b'{"stream":5,"data":5}', b'{"e":"trade"}', b"[" * 5000, b'{"a":' * 5000, b"\xef\xbb\xbf{}",
+)  # fmt: skip
+
+
+def variants() -> list[tuple[str, dict[str, str]]]:
+    """Every provider with every combination of its options."""
+    return [
+        (name, dict(zip(info.options, values, strict=True)))
+        for name, info in PROVIDERS.items()
+        for values in itertools.product(*info.options.values())
+    ]
+
+
+def spec_of(name: str, options: dict[str, str], **fields: Any) -> FeedSpec:
+    symbols = SYMBOLS.get(name, ("BTC-USD", "ETH-USD"))
+    return FeedSpec(**{"name": "f", "provider": name, "symbols": symbols, "options": options, **fields})
+
+
+def feed_of(name: str, options: dict[str, str], **fields: Any) -> Feed:
+    credentials = {variable: "not-a-real-value" for variable in PROVIDERS[name].credentials}
+    channels = ("trades",)
+    return make(spec_of(name, options, **{"channels": channels, **fields}), credentials)
+
+
+every = pytest.mark.parametrize(
+    ("name", "options"), variants(), ids=lambda v: v if isinstance(v, str) else "-".join(v.values())
+)
+
+
+@pytest.mark.parametrize("name", list(PROVIDERS))
+def test_its_info_is_complete(name: str) -> None:
+    info = PROVIDERS[name]
+    assert info.name == name
+    assert info.hosts
+    assert info.channels
+    assert set(info.channels) <= set(TABLES)
+    assert all(values for values in info.options.values())
+
+
+@every
+def test_its_capability_and_endpoint_are_bounded(name: str, options: dict[str, str]) -> None:
+    feed = feed_of(name, options)
+    capability, endpoint = feed.capability(), feed.endpoint()
+    assert isinstance(capability, Capability)
+    assert isinstance(endpoint, Endpoint)
+    assert set(capability.channels) <= set(PROVIDERS[name].channels)
+    assert min(capability.connections_max, capability.symbols_per_connection_max, capability.subscribe_items_max) > 0
+    assert min(capability.sends_per_second_max, capability.connects_per_minute_max) > 0
+    assert endpoint.url.startswith("wss://")
+    assert min(endpoint.open_timeout_ns, endpoint.ready_timeout_ns, endpoint.silence_ns) > 0
+    assert all(isinstance(offset, int) and isinstance(mark, bytes) for offset, mark in endpoint.data_marks)
+
+
+@every
+def test_an_address_of_ones_own_is_used(name: str, options: dict[str, str]) -> None:
+    assert feed_of(name, options, url="ws://127.0.0.1:20001/x").endpoint().url.startswith("ws://127.0.0.1:20001")
+
+
+@every
+def test_its_shards_hold_every_symbol_once_within_the_limits(name: str, options: dict[str, str]) -> None:
+    feed = feed_of(name, options)
+    assert len(feed.shards()) == 1
+    most = feed.capability().symbols_per_connection_max
+    count = min(2, feed.capability().connections_max) * most
+    suffix = "" if name == "alpaca" else "-USDT" if name == "binance" else "-USD"
+    symbols = tuple(f"A{'ABCDEFGHIJ'[i % 10]}{i}{suffix}" for i in range(count))
+    shards = feed_of(name, options, symbols=symbols).shards()
+    named = [symbol for shard in shards for symbol in shard.symbols]  # each as the user or as the feed spells it
+    assert len(named) == len(set(named)) == len(symbols)
+    assert len({shard.connection for shard in shards}) == len(shards) <= feed.capability().connections_max
+    for shard in shards:
+        assert len(shard.symbols) <= most
+        assert msgspec.json.decode(msgspec.json.encode(shard), type=FeedSpec) == shard
+        assert b"not-a-real-value" not in msgspec.json.encode(shard)
+
+
+@every
+def test_more_symbols_than_its_connections_carry_are_refused(name: str, options: dict[str, str]) -> None:
+    capability = feed_of(name, options).capability()
+    count = capability.connections_max * capability.symbols_per_connection_max + 1
+    if count > 100_000:
+        return  # as good as unlimited
+    suffix = "" if name == "alpaca" else "-USDT" if name == "binance" else "-USD"
+    with pytest.raises(ConfigError, match="symbols"):
+        feed_of(name, options, symbols=tuple(f"A{i}{suffix}" for i in range(count))).shards()
+
+
+@every
+def test_opening_twice_asks_for_the_same(name: str, options: dict[str, str]) -> None:
+    feed = feed_of(name, options)
+    first = feed.on_open()
+    assert all(isinstance(command, COMMANDS) for command in first)
+    for payload in ANYTHING:
+        feed.on_control(payload)
+    assert feed.on_open() == first
+
+
+@every
+def test_secrets_are_sent_only_in_commands_marked_so(name: str, options: dict[str, str]) -> None:
+    feed = feed_of(name, options)
+    commands = feed.on_open()
+    for payload in ANYTHING:
+        commands += feed.on_control(payload)
+    for command in commands:
+        if not (isinstance(command, Send) and command.secret):
+            assert "not-a-real-value" not in repr(command)
+
+
+@every
+def test_no_control_message_makes_it_raise(name: str, options: dict[str, str]) -> None:
+    feed = feed_of(name, options)
+    feed.on_open()
+    rng = random.Random(5)
+    for payload in (
+        *ANYTHING,
+        *mutations(ANYTHING, 3000, seed=3),
+        *(rng.randbytes(rng.randrange(60)) for _ in range(500)),
+    ):
+        assert all(isinstance(command, COMMANDS) for command in feed.on_control(payload)), payload
+
+
+@every
+def test_no_frame_makes_its_decoder_raise_anything_but_a_frame_error(name: str, options: dict[str, str]) -> None:
+    feed = feed_of(name, options)
+    out = Output()
+    decode = feed.decoder(out.scope("f", 0))
+    for payload in (*ANYTHING, *mutations(ANYTHING, 3000, seed=4)):
+        before = out.counts()
+        try:
+            decode(payload, RECV)
+        except FrameError:
+            assert out.counts() == before, payload
+
+
+@every
+def test_decoding_needs_no_credentials_and_no_symbols(name: str, options: dict[str, str]) -> None:
+    feed = make(spec_of(name, options, symbols=(), channels=("trades",)))
+    assert callable(feed.decoder(Output().scope("f", 0)))
+
+
+def test_an_unknown_provider_is_named_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"binanse.*did you mean binance"):
+        make(FeedSpec(name="f", provider="binanse"))
+    assert issubclass(ConfigError, RecorderError)
+    with pytest.raises(KeyError):
+        PROVIDERS["binanse"]

@@ -1,0 +1,92 @@
+"""Damaged frames: 20,000 of them, seeded. None raises anything but FrameError, none disturbs the good one after it."""
+
+from __future__ import annotations
+
+import pytest
+from decoding import Recorded
+from fuzzing import mutations
+
+from recorder.values.errors import FrameError
+
+DAMAGED = 5_000  # of each kind
+RECV = 1_790_000_000 * 10**9
+CASES: dict[tuple[str, str], tuple[bytes, ...]] = {
+    ("coinbase", "exchange"): (
+        b'{"type":"match","trade_id":10,"sequence":50,"maker_order_id":"27fff20b","taker_order_id":"1da6ce16",'
+        b'"time":"2014-11-07T08:19:27.028459Z","product_id":"BTC-USD","size":"5.23512","price":"400.23","side":"sell"}',
+        b'{"type":"ticker","sequence":50978628538,"product_id":"BTC-USD","price":"17165.16","best_bid":"17165.15",'
+        b'"best_bid_size":"0.61540890","best_ask":"17167.76","best_ask_size":"0.18528568","side":"sell",'
+        b'"time":"2022-12-01T00:00:00.122581Z","trade_id":463751434,"last_size":"0.05"}',
+        b'{"type":"heartbeat","last_trade_id":278953096,"product_id":"ETH-USD","sequence":29716844241,'
+        b'"time":"2022-05-20T21:22:34.751219Z"}',
+        b'{"type":"l2update","product_id":"BTC-USD","time":"2019-08-14T20:42:27.265Z","changes":[["buy","1","0.1"]]}',
+        b'{"type":"subscriptions","channels":[{"name":"matches","product_ids":["BTC-USD"]}]}',
+    ),
+    ("coinbase", "advanced"): (
+        b'{"channel":"market_trades","client_id":"","timestamp":"2026-04-07T14:30:02.789012Z","sequence_num":5,'
+        b'"events":[{"type":"update","trades":[{"trade_id":"995098700","product_id":"BTC-USD","price":"68900.50",'
+        b'"size":"0.00150000","side":"BUY","time":"2026-04-07T14:30:02.789012Z"}]}]}',
+        b'{"channel":"ticker","client_id":"","timestamp":"2026-04-07T14:30:03.000000Z","sequence_num":12,"events":'
+        b'[{"type":"snapshot","tickers":[{"type":"ticker","product_id":"BTC-USD","price":"68900.50",'
+        b'"best_bid":"68900.00","best_bid_quantity":"1.5","best_ask":"68901.00","best_ask_quantity":"0.5"}]}]}',
+        b'{"channel":"candles","client_id":"","timestamp":"2026-04-07T14:30:05.000000Z","sequence_num":3,"events":'
+        b'[{"type":"update","candles":[{"start":"1775521800","high":"68950.00","low":"68850.00","open":"68900.00",'
+        b'"close":"68920.50","volume":"42.15000000","product_id":"BTC-USD"}]}]}',
+        b'{"channel":"heartbeats","client_id":"","timestamp":"2026-04-07T14:30:10.000000Z","sequence_num":0,'
+        b'"events":[{"current_time":"2026-04-07 14:30:10.000000000+00:00","heartbeat_counter":42}]}',
+    ),
+    ("kraken", "v2"): (
+        b'{"channel":"trade","type":"update","data":[{"symbol":"MATIC/USD","side":"sell","price":0.5117,"qty":40.0,'
+        b'"ord_type":"market","trade_id":4665906,"timestamp":"2023-09-25T07:49:37.708706Z"}]}',
+        b'{"channel":"ticker","type":"update","data":[{"symbol":"BTC/USD","bid":99.9,"bid_qty":1.2,"ask":100.1,'
+        b'"ask_qty":2.3,"timestamp":"2026-07-10T00:00:02.123456Z"}]}',
+        b'{"channel":"ohlc","type":"update","data":[{"symbol":"BTC/USD","interval":1,"interval_begin":'
+        b'"2023-10-04T16:25:00.000000000Z","open":106038.2,"high":106044.3,"low":106038.1,"close":106040.1,'
+        b'"volume":30927.68066226,"vwap":106039.6,"trades":12}]}',
+        b'{"channel":"status","type":"update","data":[{"system":"online","api_version":"v2"}]}',
+    ),
+    ("kraken", "v1"): (
+        b'[993,[["354.04000000","0.28245396","1618678150.826417","s","m",""],'
+        b'["353.81000000","1.71754604","1618678150.827816","b","m",""]],"trade","XMR/USD"]',
+        b'[468,{"b":[["87.60000000","35.02658459","1561939258.527900"]]},"book-1000","XMR/USD"]',
+        b'{"channelID":1665,"channelName":"trade","event":"subscriptionStatus","pair":"WAVES/EUR","status":"subscribed"}',
+    ),
+}
+
+
+@pytest.mark.parametrize(("provider", "api"), CASES)
+def test_damaged_frames_are_refused_or_read_and_the_next_good_one_is_stored_unchanged(provider: str, api: str) -> None:
+    frames = CASES[provider, api]
+    good, alone = frames[0], Recorded(provider, (), api=api)
+    expected = alone.decode(good, RECV + 1).rows("trades")
+    feed = Recorded(provider, (), api=api)
+    found = []
+    for damaged in mutations(frames, DAMAGED, seed=20260801):
+        before = feed.out.counts()
+        try:
+            feed.decode(damaged, RECV)
+        except FrameError:
+            assert feed.out.counts() == before, damaged
+        feed.decode(good, RECV + 1)
+        if len(feed.out.batches["trades"]) > 1000:
+            found += [row for row in feed.rows("trades") if row["ts_recv"] == RECV + 1]
+    found += [row for row in feed.rows("trades") if row["ts_recv"] == RECV + 1]
+    assert len(found) == DAMAGED * len(expected)
+    assert all(row == expected[i % len(expected)] for i, row in enumerate(found))
+
+
+@pytest.mark.parametrize(("provider", "api"), CASES)
+def test_rows_from_damaged_frames_hold_only_values_that_can_be(provider: str, api: str) -> None:
+    feed = Recorded(provider, (), api=api)
+    for damaged in mutations(CASES[provider, api], DAMAGED, seed=7):
+        try:
+            feed.decode(damaged, RECV)
+        except FrameError:
+            continue
+    for row in feed.rows("trades"):
+        assert 0 < row["price"] < float("inf")
+        assert 0 <= row["size"] < float("inf")
+        assert row["trade_id"] >= 0
+        assert 946_684_800 * 10**9 <= row["ts_event"] <= RECV + 86_400 * 10**9
+    for row in feed.rows("quotes"):
+        assert all(0 <= row.get(name, 0) < float("inf") for name in ("bid", "bid_size", "ask", "ask_size"))
