@@ -1,0 +1,265 @@
+"""Alpaca's session, sans I/O: greeting, authentication, subscription, errors; and its decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from recorder.core.batch import Scope
+from recorder.feeds.alpaca.messages import CONTROL, LENIENT, MALFORMED, RAW, STRICT_READERS, explain
+from recorder.feeds.alpaca.rows import rows_of
+from recorder.values import feed as values
+from recorder.values.errors import ConfigError, FrameError, nearest
+from recorder.values.feed import SECOND, Capability, Command, Endpoint, FeedSpec
+from recorder.values.symbols import canonical_pair, pair_with, ticker
+
+KEY_ID, SECRET_KEY = "APCA_API_KEY_ID", "APCA_API_SECRET_KEY"  # names of environment variables, as Alpaca's clients use
+INFO = values.ProviderInfo(
+    name="alpaca",
+    channels=("trades", "quotes", "bars", "statuses"),
+    options={
+        "feed": ("iex", "sip", "delayed_sip", "test", "boats", "overnight", "crypto"),
+        "location": ("us", "us-1", "us-2", "eu-1", "bs-1", "global"),  # of crypto: Alpaca's own, Kraken's …
+        "format": ("msgpack", "json"),
+    },
+    credentials=(KEY_ID, SECRET_KEY),
+    hosts=("stream.data.alpaca.markets", "stream.data.sandbox.alpaca.markets"),
+    session_zone="America/New_York",
+)
+_BASE = "wss://stream.data.alpaca.markets"
+_VERSION = {"boats": "v1beta1", "overnight": "v1beta1", "crypto": "v1beta3"}  # the others: v2
+# Channels of ours → theirs. Corrections and cancels come with trades and may not be asked for.
+_STOCK_CHANNELS = {
+    "trades": ("trades",),
+    "quotes": ("quotes",),
+    "bars": ("bars", "updatedBars", "dailyBars"),
+    "statuses": ("statuses", "lulds"),
+}
+_CRYPTO_CHANNELS = {name: _STOCK_CHANNELS[name] for name in ("trades", "quotes", "bars")}
+
+SYMBOLS_MAX = 1 << 20  # of a connection: there is no documented limit beside that of the plan, which answers with 405
+SUBSCRIBE_SYMBOLS_MAX = 500  # in one message: with seven channels below the 32,768 bytes at which their client splits
+SENDS_PER_SECOND_MAX = 10.0  # no limit is documented; a session sends a few messages in all
+CONNECTS_PER_MINUTE_MAX = 12.0
+LIMIT_HOLD_NS = 10 * SECOND  # 406: the session before may linger, and holds the only connection
+DROP_HOLD_NS = 2 * SECOND  # after any drop, for the same reason
+PING_NS, SILENCE_NS = 10 * SECOND, 30 * SECOND  # as their clients ping; there is no heartbeat, nights are silent
+
+BRACKET = ord("[")  # starts every JSON frame and no MessagePack array
+
+
+class Alpaca:
+    """The one connection that Alpaca allows to an endpoint.
+
+    Trades are flagged ``halted`` only where the channel ``statuses`` is recorded as well.
+    """
+
+    def __init__(self, spec: FeedSpec, credentials: Mapping[str, str] | None = None) -> None:
+        """Raises ConfigError for an unknown option or channel, SymbolError for what is no symbol."""
+        self.spec = spec
+        self.credentials = credentials or {}
+        self.feed, self.location, self.format = (_option(spec, name) for name in ("feed", "location", "format"))
+        channels = _CRYPTO_CHANNELS if self.feed == "crypto" else _STOCK_CHANNELS
+        for channel in spec.channels:
+            if channel not in channels:
+                words = nearest(channel, channels)
+                raise ConfigError(f"feed {spec.name!r}: alpaca {self.feed} has no channel {channel!r}; {words}")
+        self._channels = tuple(theirs for ours in spec.channels for theirs in channels[ours])
+        self.names = tuple(dict.fromkeys(self._name(symbol) for symbol in spec.symbols))
+        self._open = 0  # subscribe messages without an answer
+        self._subscribed = False
+        self._refusal = ""  # why a subscribe was refused
+        self._delivered: dict[str, Any] = {}  # the last acknowledgement, which holds everything
+
+    def capability(self) -> Capability:
+        return Capability(
+            channels=INFO.channels,
+            loss_detector="none",
+            scope="none",
+            loss_size_known=False,
+            trade_ids="per_exchange_day",
+            connections_max=1,
+            symbols_per_connection_max=SYMBOLS_MAX,
+            subscribe_items_max=SUBSCRIBE_SYMBOLS_MAX,
+            sends_per_second_max=SENDS_PER_SECOND_MAX,
+            connects_per_minute_max=CONNECTS_PER_MINUTE_MAX,
+            hold_ns=DROP_HOLD_NS,
+            history="trades, quotes and bars since 2016 by time; the last 15 minutes of SIP only with a paid plan",
+        )
+
+    def shards(self) -> list[FeedSpec]:
+        symbols = tuple(dict.fromkeys(self._canonical(name) for name in self.names))
+        return [msgspec.structs.replace(self.spec, symbols=symbols)]
+
+    def endpoint(self) -> Endpoint:
+        path = f"/{_VERSION.get(self.feed, 'v2')}/{self.feed}" + (f"/{self.location}" if self.feed == "crypto" else "")
+        url = self.spec.url or _BASE
+        if urlsplit(url).path in ("", "/"):
+            url = url.rstrip("/") + path
+        # Data messages have types of one letter, control messages long ones. MessagePack: array of up to 15, 2¹⁶ or
+        # 2³² messages, then a map of up to 15 fields, then T.
+        packed = ((2, b"\xa1T\xa1"), (4, b"\xa1T\xa1"), (6, b"\xa1T\xa1"))
+        return Endpoint(
+            url=url,
+            headers=(("Content-Type", f"application/{self.format}"),),
+            data_marks=packed if self.format == "msgpack" else ((8, b'",'),),
+            ping_ns=PING_NS,
+            silence_ns=SILENCE_NS,
+        )
+
+    def on_open(self) -> list[Command]:
+        """The server greets first. Without keys there is no point in waiting for it."""
+        self._open, self._subscribed, self._refusal, self._delivered = 0, False, "", {}
+        missing = [name for name in INFO.credentials if not self.credentials.get(name)]
+        return [values.Fatal(f"{' and '.join(missing)} not set; alpaca needs a key")] if missing else []
+
+    def on_control(self, payload: bytes) -> list[Command]:
+        """Greeting → auth → subscribe → acknowledgement; errors by their code."""
+        if payload[:1] == b"[":
+            if payload[8:10] == b'",':
+                return []
+        elif b"\xa1T\xa1" in (payload[2:5], payload[4:7], payload[6:9]):
+            return []
+        try:
+            messages = CONTROL[payload[0] != BRACKET](payload)
+        except MALFORMED:
+            return []  # decode sees it too and keeps it among the rejected
+        commands: list[Command] = []
+        for message in messages:
+            match message.get("T"), message.get("msg"):
+                case "success", "connected":
+                    key, secret = (self.credentials.get(name, "") for name in INFO.credentials)
+                    commands.append(self._send({"action": "auth", "key": key, "secret": secret}, secret=True))
+                case "success", "authenticated":
+                    commands += self._subscribe()
+                case "subscription", _:
+                    self._delivered = message
+                    commands += self._answered()
+                case "error", text:
+                    commands += self._on_error(message.get("code"), str(text)[:200])
+        return commands
+
+    def _send(self, message: dict[str, Any], secret: bool = False) -> values.Send:
+        if self.format == "json":
+            return values.Send(msgspec.json.encode(message).decode(), secret)
+        return values.Send(msgspec.msgpack.encode(message), secret)
+
+    def _subscribe(self) -> list[Command]:
+        if self._subscribed:
+            return []
+        self._subscribed = True
+        parts = [self.names[i : i + SUBSCRIBE_SYMBOLS_MAX] for i in range(0, len(self.names), SUBSCRIBE_SYMBOLS_MAX)]
+        self._open = len(parts)
+        sends: list[Command] = [
+            self._send({"action": "subscribe"} | dict.fromkeys(self._channels, part)) for part in parts
+        ]
+        return sends or [values.Ready()]
+
+    def _answered(self) -> list[Command]:
+        """Ready when every subscribe has its answer; what is delivered is in the last acknowledgement."""
+        if not self._open:
+            return []
+        self._open -= 1
+        if self._open:
+            return []
+        lists = [self._delivered.get(channel) for channel in self._channels]
+        sets = [{x for x in names if isinstance(x, str)} if isinstance(names, list) else set() for names in lists]
+        accepted = [name for name in self.names if all(name in names for names in sets)]
+        if not accepted and self._refusal:
+            return [values.Fatal(f"every subscription was refused, {self._refusal}")]
+        missing = [name for name in self.names if name not in accepted]
+        ready = values.Ready(tuple(self._canonical(name) for name in accepted))
+        if not missing:
+            return [ready]
+        return [values.Notice("subscription.incomplete", {"missing": len(missing), "symbols": missing[:20]}), ready]
+
+    def _on_error(self, code: Any, text: str) -> list[Command]:
+        words = f"{code}: {text}"
+        notice = values.Notice("subscription.refused", {"code": code, "message": text})
+        match code:
+            case 402:
+                return [values.Fatal(f"the key was refused ({words}); check {KEY_ID} and {SECRET_KEY}")]
+            case 408 | 409 | 411:
+                return [values.Fatal(f"the account may not use alpaca {self.feed} ({words})")]
+            case 412:
+                return [values.Fatal(f'this feed needs format = "msgpack" ({words})')]
+            case 403:
+                return self._subscribe()  # authenticated already: benign, and what we wanted
+            case 406:
+                return [values.Reconnect(f"another session is open ({words})", LIMIT_HOLD_NS)]
+            case 401 | 404 | 407 | 500:
+                return [values.Reconnect(words, DROP_HOLD_NS)]
+            case 400 if not self._subscribed:
+                return [values.Fatal(f"the authentication was not understood ({words})")]
+            case 400 | 405 | 410 | 413:
+                self._refusal = words
+                return [notice, *self._answered()]
+        return [values.Notice("feed.error_received", {"code": code, "message": text})]
+
+    def decoder(self, out: Scope) -> Callable[[bytes, int], None]:
+        """decode(payload, ts_recv) for both formats.
+
+        Strict about fields until the first unknown one was counted, then lenient. Of an array, good messages are
+        stored, bad ones rejected one by one.
+        """
+        rows = rows_of(out, self._canonical)
+        readers = STRICT_READERS
+
+        def decode(payload: bytes, ts_recv: int) -> None:
+            try:
+                messages = readers[payload[0] != BRACKET](payload)
+            except MALFORMED:
+                one_by_one(payload, ts_recv)
+                return
+            for message in messages:
+                try:
+                    rows[message.__class__](message, ts_recv)
+                except FrameError as error:
+                    out.reject(str(error), msgspec.json.encode(message, enc_hook=_hex), ts_recv)
+
+        def one_by_one(payload: bytes, ts_recv: int) -> None:
+            nonlocal readers
+            packed = payload[:1] != b"["
+            try:
+                parts = RAW[packed](payload)
+            except MALFORMED as error:
+                raise FrameError(f"not an array of messages: {error}") from None
+            for part in parts:
+                try:
+                    message, unknown = explain(bytes(part), packed)
+                    for what in unknown:
+                        out.unknown(what)
+                    if message is not None:
+                        if unknown:
+                            readers = LENIENT
+                        rows[message.__class__](message, ts_recv)
+                except FrameError as error:
+                    out.reject(str(error), bytes(part), ts_recv)
+
+        return decode
+
+    def _name(self, symbol: str) -> str:
+        """As Alpaca writes it."""
+        if symbol.strip() == "*":
+            return "*"
+        return pair_with("/", symbol) if self.feed == "crypto" else ticker(symbol)
+
+    def _canonical(self, name: str) -> str:
+        """As rows carry it. Raises SymbolError."""
+        if name == "*":
+            return name
+        return canonical_pair(name) if self.feed == "crypto" else ticker(name)
+
+
+def _option(spec: FeedSpec, name: str) -> str:
+    value = spec.options.get(name, INFO.options[name][0])
+    if value not in INFO.options[name]:
+        raise ConfigError(f"feed {spec.name!r}: {name} is {value!r}; {nearest(value, INFO.options[name])}")
+    return value
+
+
+def _hex(value: Any) -> Any:
+    return value.data.hex()
