@@ -135,7 +135,6 @@ def test_padded_option_symbol_may_hold_spaces(read: Read) -> None:
         ("RECORDER_KERNELS_OUTLIER_SIGMA", "7", "kernels", "outlier_sigma", 7.0),
         ("RECORDER_QUESTDB_EMBEDDED", "true", "questdb", "embedded", True),
         ("RECORDER_METRICS_ENABLED", "0", "metrics", "enabled", False),
-        ("RECORDER_QUESTDB_PROTOCOL", "1", "questdb", "protocol", 1),
         ("RECORDER_SCHEDULE_CALENDAR", "24/7", "schedule", "calendar", "24/7"),
         ("RECORDER_LOG_LEVEL", "debug", "log", "level", "debug"),
     ],

@@ -21,7 +21,7 @@ from recorder.shell.journal import Journal
 from recorder.shell.sink import Sink
 from recorder.values.config import Config, credentials
 from recorder.values.errors import DatabaseError, RecorderError
-from recorder.values.feed import SECOND, FeedSpec
+from recorder.values.feed import HOUR, SECOND, FeedSpec
 from recorder.values.schedule import Closed, Open, Schedule
 
 DRAIN_TIMEOUT_S = (
@@ -29,7 +29,8 @@ DRAIN_TIMEOUT_S = (
 )
 DATABASE_RETRY_S = 5.0  # between tries to start or reach the database: frames are journalled meanwhile
 SUPERVISE_S = 1.0
-SLEEP_MAX_S = 3600.0  # the calendar is asked again at least this often: clocks are set, machines are suspended
+CALENDAR_NS = 12 * HOUR  # the calendar is asked again this often: exchanges close on short notice
+SLEEP_MAX_S = 3600.0  # the clock is looked at again at least this often: clocks are set, machines are suspended
 
 
 @dataclass
@@ -37,7 +38,7 @@ class FeedRun:
     """A configured feed while recording: its schedule and its connections."""
 
     spec: FeedSpec
-    schedule: Schedule
+    schedule: Schedule | None = None  # known once the calendar was asked
     task: asyncio.Task[None] | None = None
     connections: list[Connection] = field(default_factory=list)
     waiting_until: int | None = None  # ns; None while open
@@ -105,7 +106,7 @@ class Recording:
         for name, spec in wanted.items():
             if name in self.feeds:
                 continue
-            run = self.feeds[name] = FeedRun(spec, self._schedule_for(spec))
+            run = self.feeds[name] = FeedRun(spec)
             info = PROVIDERS[spec.provider]
             keys = credentials(info, self._env)
             missing = [key for key in info.credentials if key not in keys]
@@ -123,21 +124,20 @@ class Recording:
 
     async def _keep_feed(self, run: FeedRun, keys: Mapping[str, str]) -> None:
         """Follow the feed's schedule: wait for the open, record, drain after the close, wait again."""
+        asked = 0
         while True:
             now = time.time_ns()
+            if run.schedule is None or now - asked > CALENDAR_NS:
+                run.schedule, asked = await asyncio.to_thread(self._schedule_for, run.spec), now
             match run.schedule.state(now):
                 case Open(until):
                     run.waiting_until = None
                     await self._record(run, keys, until)
                 case Closed(next_open):
-                    if next_open is None:
-                        run.schedule = self._schedule_for(run.spec)
-                        next_open = run.schedule.next_open(now)
                     if run.waiting_until != next_open:
                         run.waiting_until = next_open
-                        self.log.info(
-                            "feed.waiting", feed=run.spec.name, opens=_iso(next_open), wait_s=_seconds(next_open, now)
-                        )
+                        wait_s = round(_seconds(next_open, now))
+                        self.log.info("feed.waiting", feed=run.spec.name, opens=_iso(next_open), wait_s=wait_s)
                     await asyncio.sleep(min(SLEEP_MAX_S, _seconds(next_open, now)))
 
     async def _record(self, run: FeedRun, keys: Mapping[str, str], until: int | None) -> None:

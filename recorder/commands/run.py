@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import re
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 from recorder.values.config import Config
@@ -91,11 +89,10 @@ async def _run(args: argparse.Namespace, config: Config) -> int:
 
 def _reload(args: argparse.Namespace, recording: Any, log: Any) -> None:
     """SIGHUP: read the file again; feeds and symbols change without a restart, other sections need one."""
-    from recorder.feeds import PROVIDERS
-    from recorder.values.config import load
+    from recorder.commands.cli import load_config
 
     try:
-        config = load(Path(args.config), os.environ, PROVIDERS)
+        config = load_config(args.config)
     except ConfigError as error:
         log.error("config.rejected", reason=str(error), action="the configuration before stays in force")
         return

@@ -43,7 +43,6 @@ class QuestdbConfig(Section, frozen=True, kw_only=True):
     user: str = ""
     password: str = ""  # from the environment only; never printed
     encoder: Literal["numba", "client"] = "numba"
-    protocol: Literal[1, 2] = 2
 
     def __repr__(self) -> str:
         return f"QuestdbConfig(embedded={self.embedded}, dir={str(self.dir)!r}, sql={self.sql!r}, user={self.user!r})"

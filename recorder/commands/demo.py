@@ -1,0 +1,291 @@
+"""``recorder demo``: a simulated exchange over real sockets, through the whole recorder, into the embedded QuestDB."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from recorder.commands.run import duration
+from recorder.values.config import Config
+from recorder.values.errors import RecorderError
+
+NEEDS_CONFIG = False
+
+PROVIDERS = ("coinbase", "binance", "kraken", "alpaca")
+SYMBOLS = {
+    "coinbase": ("BTC-USD", "ETH-USD", "SOL-USD"),
+    "binance": ("BTC-USDT", "ETH-USDT", "SOL-USDT"),
+    "kraken": ("BTC-USD", "ETH-USD", "SOL-USD"),
+    "alpaca": ("AAPL", "MSFT", "NVDA", "SPY", "TSLA"),
+}
+KEYS = {
+    "APCA_API_KEY_ID": "demo",
+    "APCA_API_SECRET_KEY": "demo",
+}  # the simulated Alpaca asks for some, like the real one
+PORTS = {"http_port": 9000, "pg_port": 8812, "min_http_port": 9003}
+PORTS_OTHER = range(20_000, 30_000)  # below the range that outgoing connections are given
+REFRESH_S = 0.25
+LINE_EVERY_S = 2.0  # without a terminal: a line now and then instead of a picture
+SIMULATOR_TIMEOUT_S = 60.0  # to print its addresses; 1 s on an idle machine
+
+QUERIES = (
+    (
+        "Minute bars, with VWAP, of the busiest symbol",
+        "SELECT ts_event AS minute, symbol, feed, first(price) AS open, max(price) AS high, min(price) AS low,\n"
+        "       last(price) AS close, sum(size) AS volume, sum(price * size) / sum(size) AS vwap\n"
+        "FROM trades WHERE symbol = 'BTC-USD' AND feed = 'coinbase' AND ts_event > '{since}'\n"
+        "SAMPLE BY 1m",
+    ),
+    (
+        "What a buyer paid above the mid at the moment of each trade",
+        "SELECT t.symbol, count() AS trades, avg(t.price - (q.bid + q.ask) / 2) AS above_mid,\n"
+        "       avg(q.ask - q.bid) AS spread\n"
+        "FROM (trades WHERE side = 'buy' AND ts_event > '{since}') t ASOF JOIN quotes q ON (symbol, feed)\n"
+        "WHERE t.feed = 'binance' ORDER BY t.symbol",
+    ),
+    (
+        "How late ticks arrive: receive time minus event time, in milliseconds",
+        "SELECT feed, count() AS trades, approx_percentile((ts_recv - ts_event) / 1e6, 0.5, 3) AS p50,\n"
+        "       approx_percentile((ts_recv - ts_event) / 1e6, 0.99, 3) AS p99\n"
+        "FROM (SELECT feed, ts_recv::long AS ts_recv, ts_event::long AS ts_event FROM trades\n"
+        "      WHERE ts_event > '{since}' AND ts_recv > ts_event) ORDER BY feed",
+    ),
+)
+
+
+def add(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "demo", help="a simulated exchange through the whole recorder into QuestDB; no account, no network"
+    )
+    parser.add_argument("--for", dest="seconds", type=duration, default=20.0, metavar="TIME", help="default 20s")
+    parser.add_argument("--rate", type=float, default=1500.0, metavar="N", help="trades per second and provider (1500)")
+    parser.add_argument("--dir", type=Path, default=None, metavar="FOLDER", help="where it keeps its data")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, config: Config) -> int:
+    import uvloop
+
+    with contextlib.suppress(KeyboardInterrupt):
+        return uvloop.run(_demo(args))
+    return 130
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    import platformdirs
+
+    return (args.dir or platformdirs.user_data_path("recorder") / "demo").resolve()
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _ports(folder: Path) -> dict[str, int]:
+    """The usual ports where they are free or our own server has them, others where somebody else does."""
+    from recorder.shell.database import Database
+
+    running = Database(folder / "questdb").status()
+    if running.pid is not None:
+        return {name: getattr(running, name) for name in PORTS}
+    others = (port for port in PORTS_OTHER if _free(port))
+    return {name: port if _free(port) else next(others) for name, port in PORTS.items()}
+
+
+def _configuration(folder: Path, urls: dict[str, str]) -> Config:
+    from recorder.feeds import PROVIDERS as INFOS
+    from recorder.values.config import build
+
+    feeds = [
+        {"name": name, "provider": name, "symbols": list(SYMBOLS[name]), "url": url, "schedule": "24/7"}
+        for name, url in urls.items()
+    ]
+    document = {
+        "questdb": {"dir": str(folder / "questdb"), **_ports(folder)},
+        "journal": {"dir": str(folder / "journal"), "keep_gb": 1.0},
+        "log": {"dir": str(folder / "log")},
+        "metrics": {"enabled": False},
+        "feeds": feeds,
+    }
+    return build(document, {}, INFOS, base=folder, source="demo")
+
+
+class Exchange:
+    """The simulated exchange: ``recorder simulate`` in a process of its own, so that it costs the recorder nothing."""
+
+    def __init__(self, folder: Path, rate: float) -> None:
+        self.truth_path = folder / "truth.json"
+        self._rate = rate
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> dict[str, str]:
+        """Return the address of each provider."""
+        symbols = [f"{name}={','.join(values)}" for name, values in SYMBOLS.items()]
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "recorder", "simulate", "--synthetic", ",".join(PROVIDERS), "--rate", str(self._rate),
+            *(part for text in symbols for part in ("--symbols", text)), "--truth", str(self.truth_path),
+            stdout=asyncio.subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        urls: dict[str, str] = {}
+        try:
+            async with asyncio.timeout(SIMULATOR_TIMEOUT_S):
+                while len(urls) < len(PROVIDERS):
+                    line = (await self._process.stdout.readline()).decode()
+                    if not line:
+                        raise RecorderError(
+                            "the simulated exchange ended before it listened; run `recorder simulate` to see why"
+                        )
+                    name, _, url = line.strip().partition(" ")
+                    if name in PROVIDERS and url.strip().startswith("ws"):
+                        urls[name] = url.strip()
+        except TimeoutError:
+            raise RecorderError(f"the simulated exchange gave no address within {SIMULATOR_TIMEOUT_S:.0f} s") from None
+        return urls
+
+    async def stop(self) -> dict[str, Any]:
+        """Stop it and return what it really sent."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+        await self._process.wait()
+        return json.loads(self.truth_path.read_text()) if self.truth_path.exists() else {}
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+
+async def _demo(args: argparse.Namespace) -> int:
+    from recorder.commands.record import Recording, wait_first
+    from recorder.shell import log as logs
+    from recorder.values.schedule import Schedule
+
+    folder = _folder(args)
+    folder.mkdir(parents=True, exist_ok=True)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    exchange = Exchange(folder, args.rate)
+    print(f"recorder demo: {', '.join(PROVIDERS)} simulated over real sockets; data in {folder}", flush=True)
+    try:
+        print(
+            "starting the exchange and QuestDB (the first time: compiling kernels, fetching the server) …", flush=True
+        )
+        urls = await exchange.start()
+        config = _configuration(folder, urls)
+        with open(os.devnull, "w") as quiet:
+            logs.setup(config.log, file=True, stream=quiet)
+            recording = Recording(config, logs.get("recorder"), lambda spec: Schedule(None), env=KEYS)
+            since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 1))
+            await recording.start()
+            view = asyncio.create_task(_show(recording, args.seconds))
+            while recording.sink is None and not stop.is_set():
+                if view.done():
+                    break
+                await wait_first(stop.wait(), timeout_s=REFRESH_S)
+            await wait_first(stop.wait(), timeout_s=args.seconds)
+            truth = await exchange.stop()
+            drained = await recording.stop()
+            view.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await view
+        return await asyncio.to_thread(_conclude, recording, config, since, truth, drained)
+    finally:
+        exchange.kill()
+
+
+async def _show(recording: Any, seconds: float) -> None:
+    """Live figures until cancelled: a picture on a terminal, a line now and then elsewhere."""
+    from recorder.commands.live import Figures
+
+    figures = Figures(recording, seconds)
+    if not sys.stdout.isatty():
+        while True:
+            await asyncio.sleep(LINE_EVERY_S)
+            print(figures.line(), flush=True)
+    from rich.live import Live
+
+    with Live(figures.table(), refresh_per_second=1 / REFRESH_S, transient=False) as live:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            live.update(figures.table())
+
+
+def _conclude(recording: Any, config: Config, since: str, truth: dict[str, Any], drained: bool) -> int:
+    """Compare what was sent with what can be queried, then show where to look."""
+    from recorder.shell.sql_client import connect
+
+    if recording.sink is None:
+        raise RecorderError(f"QuestDB could not be started: {recording.database_state}")
+    with connect(config) as client:
+        right = True
+        for line, same in _comparison(client, truth, since):
+            print(line)
+            right = right and same
+        print()
+        for title, query in QUERIES:
+            _answer(client, title, query.format(since=since))
+    print(f"SQL console: {config.questdb.sql}   (the server keeps running; your data stays)")
+    print(f"stop it:     recorder db stop --dir {config.questdb.dir}")
+    print(f"log:         {config.log.dir}/recorder.log")
+    return int(not (right and drained))
+
+
+def _comparison(client: Any, truth: dict[str, Any], since: str) -> Iterator[tuple[str, bool]]:
+    """A line a provider: trades sent, stored, lost, doubled; and whether that is as it should be."""
+    rows = client.rows(
+        f"SELECT feed, symbol, count() AS stored, count_distinct(trade_id) AS ids FROM trades "
+        f"WHERE ts_event > '{since}' AND flags & 8 = 0 ORDER BY feed, symbol"
+    )
+    stored: dict[str, list[int]] = {}
+    for row in rows:
+        count = stored.setdefault(row["feed"], [0, 0])
+        count[0] += row["stored"]
+        count[1] += row["ids"]
+    for provider, sent in truth.items():
+        rows_stored, ids = stored.get(provider, [0, 0])
+        lost, doubled = sent["trades"] - ids, rows_stored - ids
+        mark = "✓" if not lost and not doubled else "✗"
+        yield (
+            f"{mark} {provider:<9} {sent['trades']:>9,} trades sent, {rows_stored:>9,} stored, "
+            f"{lost} lost, {doubled} doubled",
+            not lost and not doubled,
+        )
+
+
+def _answer(client: Any, title: str, query: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    result = client.query(query)
+    print(f"-- {title}\n{query};")
+    table = Table(box=box.SIMPLE_HEAD)
+    for name, kind in result.columns:
+        table.add_column(name, justify="left" if kind in ("SYMBOL", "VARCHAR") or "TIMESTAMP" in kind else "right")
+    for row in result.rows[:5]:
+        table.add_row(*(_cell(value) for value in row))
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4f}".rstrip("0").rstrip(".")
+    return f"{value:,}" if isinstance(value, int) else str(value)
