@@ -109,21 +109,22 @@ def _ports(folder: Path) -> dict[str, int]:
 
 
 def _configuration(folder: Path, urls: dict[str, str]) -> Config:
+    """Write a config.toml into the folder and load it: `recorder --config …` then works on the demo's data."""
     from recorder.feeds import PROVIDERS as INFOS
-    from recorder.values.config import build
+    from recorder.values.config import load
 
-    feeds = [
-        {"name": name, "provider": name, "symbols": list(SYMBOLS[name]), "url": url, "schedule": "24/7"}
+    ports = "\n".join(f"{name} = {port}" for name, port in _ports(folder).items())
+    feeds = "\n".join(
+        f'[[feeds]]\nname = "{name}"\nprovider = "{name}"\nsymbols = {json.dumps(SYMBOLS[name])}\n'
+        f'schedule = "24/7"\nurl = "{url}"\n'
         for name, url in urls.items()
-    ]
-    document = {
-        "questdb": {"dir": str(folder / "questdb"), **_ports(folder)},
-        "journal": {"dir": str(folder / "journal"), "keep_gb": 1.0},
-        "log": {"dir": str(folder / "log")},
-        "metrics": {"enabled": False},
-        "feeds": feeds,
-    }
-    return build(document, {}, INFOS, base=folder, source="demo")
+    )
+    path = folder / "config.toml"
+    path.write_text(
+        f"# Written by `recorder demo`; its exchange is gone, its data is not.\n[questdb]\n{ports}\n"
+        f"[journal]\nkeep_gb = 1\n[metrics]\nenabled = false\n\n{feeds}"
+    )
+    return load(path, {}, INFOS)
 
 
 class Exchange:
@@ -242,9 +243,11 @@ def _conclude(recording: Any, config: Config, since: str, truth: dict[str, Any],
         print()
         for title, query in QUERIES:
             _answer(client, title, query.format(since=since))
-    print(f"SQL console: {config.questdb.sql}   (the server keeps running; your data stays)")
-    print(f"stop it:     recorder db stop --dir {config.questdb.dir}")
-    print(f"log:         {config.log.dir}/recorder.log")
+    path = config.questdb.dir.parent / "config.toml"
+    print(f"SQL console  {config.questdb.sql}   (QuestDB keeps running)")
+    print(f"more SQL     recorder --config {path} sql")
+    print(f"stop it      recorder --config {path} db stop")
+    print(f"the log      recorder --config {path} logs")
     return int(not (right and drained))
 
 

@@ -17,7 +17,6 @@ from recorder.shell.applied import AppliedPoller
 from recorder.shell.http_client import parse_conf, parse_url
 from recorder.shell.sender import Closing, Health, Job, Log, Refused, TableSender
 from recorder.values.config import QuestdbConfig
-from recorder.values.errors import ConfigError
 from recorder.values.schema import LONG_NULL
 from recorder.values.tables import REJECTED, TABLES
 
@@ -65,11 +64,6 @@ class Sink:
         apply_schema: Callable[[], object] | None = None,
         uniform: Callable[[], float] = random.random,
     ) -> None:
-        if questdb.protocol != 2:
-            raise ConfigError(
-                f"questdb.protocol is {questdb.protocol}; rows carry nanoseconds, which ILP before version 2 cuts to "
-                "microseconds: leave it at 2 and use QuestDB 9 or later"
-            )
         self._address = parse_conf(questdb.ilp, questdb.user, questdb.password)
         sql_address = parse_url(questdb.sql, questdb.user, questdb.password)
         self._encoder, self._apply_schema, self._uniform, self._log = questdb.encoder, apply_schema, uniform, log
