@@ -18,7 +18,6 @@ import pytest
 from recorder.core.batch import Output, Rows
 from recorder.core.encode import Dictionary, Sealed
 from recorder.shell.sink import BLOCKS_IN_FLIGHT_MAX, Sink
-from recorder.values.errors import ConfigError
 from recorder.values.schema import INT_NULL, LONG_NULL, TEXT_NULL
 from recorder.values.tables import STATUSES, TRADES
 
@@ -85,9 +84,7 @@ class Blocks:
 
 
 def settings(ilp: str, sql: str, **changes: object) -> Any:
-    return SimpleNamespace(
-        **{"ilp": ilp, "sql": sql, "user": "", "password": "", "encoder": "numba", "protocol": 2, **changes}
-    )
+    return SimpleNamespace(**{"ilp": ilp, "sql": sql, "user": "", "password": "", "encoder": "numba", **changes})
 
 
 @pytest.fixture
@@ -502,8 +499,3 @@ def test_close_in_the_middle_of_load_ends_every_thread(fresh_tables: Any, make_s
     sink.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("sink-")]
     assert sink.applied_position <= sink.answered_position <= blocks.position
-
-
-def test_a_protocol_that_would_cut_nanoseconds_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"questdb\.protocol is 1"):
-        Sink(settings("http::addr=127.0.0.1:9000;", "http://127.0.0.1:9000", protocol=1))
