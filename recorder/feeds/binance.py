@@ -176,7 +176,7 @@ def _strict(base: type, *fields: tuple[str, type]) -> Any:
 StrictTrade, StrictAggTrade, StrictBookTicker = _strict(Trade), _strict(AggTrade), _strict(BookTicker)
 StrictKline = _strict(Kline, ("k", _strict(Bar)))
 # Events of streams that exist, that captures hold, and that have no table: skipped as fast as JSON can be.
-_PASSED_OVER = tuple(
+_PASSED_OVER: tuple[Any, ...] = tuple(
     msgspec.defstruct(f"PassedOver_{event}", (), tag_field="e", tag=event, gc=False)
     for event in (
         "depthUpdate", "markPriceUpdate", "24hrTicker", "24hrMiniTicker", "1hTicker", "4hTicker", "1dTicker",
@@ -184,7 +184,8 @@ _PASSED_OVER = tuple(
         "indexPriceUpdate", "compositeIndex", "contractInfo", "assetIndexUpdate", "serverShutdown",
     )
 )  # fmt: skip
-_KINDS: Mapping[str, type] = {
+_RECORDED: tuple[Any, ...] = (Trade, AggTrade, BookTicker, Kline)
+_KINDS: Mapping[str, Any] = {
     cls.__struct_config__.tag: cls for cls in (Trade, AggTrade, BookTicker, Kline, *_PASSED_OVER)
 }
 
@@ -200,7 +201,9 @@ _strict_event = _reader(True, StrictTrade, StrictAggTrade, StrictBookTicker, Str
 _strict_quote = _reader(True, StrictBookTicker)
 _lenient_event = _reader(False, *_KINDS.values())
 _lenient_quote = _reader(False, BookTicker)
-_event = {tag: msgspec.json.Decoder(cls, strict=False).decode for tag, cls in _KINDS.items()}
+_event: Mapping[str, Callable[[bytes], Any]] = {
+    tag: msgspec.json.Decoder(cls, strict=False).decode for tag, cls in _KINDS.items()
+}
 _fields_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 Row = Callable[[Any, int], None]

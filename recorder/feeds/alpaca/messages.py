@@ -65,7 +65,7 @@ class Bar(Message, tag="b", gc=False, kw_only=True):
     c: float
     v: float
     n: Count = LONG_NULL
-    vw: float = _NAN
+    vw: float = float("nan")
     t: Time  # its start
 
 
@@ -180,7 +180,7 @@ def explain(part: bytes, packed: bool) -> tuple[Any, list[str]]:
     except MALFORMED as error:
         raise FrameError(f"not a message: {error}") from None
     if tag not in KINDS:
-        return None, [f"message {tag}"]
+        return None, [f"message {tag or 'without T'}"]
     try:
         message = _one[tag][packed](part)
     except MALFORMED as error:
