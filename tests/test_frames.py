@@ -179,6 +179,12 @@ def test_resync_finds_the_frame_behind_a_damaged_one(payloads, data):
     assert fr.resync(array, int(sizes[hit]), end, 1 << 20) == sizes[hit + 1]
 
 
+def test_resync_is_not_misled_by_a_damaged_length_that_leads_to_a_later_record():
+    array, end = written([b"\x00", b"\x00\x00\x00\x00", b"\x00"])
+    array[0] = 1 + fr.HEADER_BYTES + 4  # now reaches past the second record, to the third
+    assert fr.resync(array, 0, end, 1 << 20) == fr.HEADER_BYTES + 1
+
+
 def test_resync_does_not_take_a_record_inside_a_damaged_payload_for_one():
     inner = expected_record(1, fr.TEXT, 5, b"a record quoted in a payload")
     array, end = written([b"quotes: " + inner, b"after"])

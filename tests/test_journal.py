@@ -294,6 +294,18 @@ def test_a_segment_begun_but_not_yet_named_is_adopted(tmp_path):
     assert path.exists()
 
 
+@pytest.mark.parametrize("size", [0, 64, 4096])
+def test_a_segment_file_created_but_never_begun_is_removed(tmp_path, logged, size):
+    path = one_segment(tmp_path, [b"one", b"two"])
+    end = path.stat().st_size - FILE_HEADER_BYTES
+    (tmp_path / f"20991231T235959Z-{end:016x}.journal").write_bytes(bytes(size))
+    with Journal.open(tmp_path, log=logged, compress=False) as journal:
+        assert journal.end == end
+        assert texts(everything(journal)) == [b"one", b"two"]
+    assert [info.path for info in list_segments(tmp_path)] == [path]
+    assert not logged
+
+
 def test_sync_waits_until_everything_appended_is_durable(tmp_path):
     with Journal.open(tmp_path, fsync_ms=60_000) as journal:
         positions = fill(journal, [b"one", b"two"])

@@ -241,15 +241,20 @@ def resync(data, offset, stop, budget):
     """Find the first whole record past the damaged one at ``offset``; -1 when there is none.
 
     budget  bytes of checksum that may be computed on false trails before giving up
-    The damaged record's own length is believed first: when only its payload is damaged its successor is found without
-    searching, and bytes inside the payload that look like a record are not taken for one.
+    When the damaged record's own length leads to a whole record that one is its successor, and bytes in between that
+    look like a record are payload, unless the damaged record's checksum is right if it ends where they begin: then its
+    length is what was damaged.
     """
+    believed = -1
+    limit = stop
+    crc = np.uint64(0)
     if offset + HEADER_BYTES <= stop:
+        crc = _u32(data, offset + 4)
         following = offset + HEADER_BYTES + np.int64(_u32(data, offset))
         if following > offset + HEADER_BYTES and _valid(data, following, stop):
-            return following
+            believed = limit = following
     at = offset + 1
-    while at + HEADER_BYTES <= stop and budget > 0:
+    while at < limit and at + HEADER_BYTES <= stop and budget > 0:
         kind = data[np.uint64(at + 18)]
         if kind == 0:
             at += 1
@@ -257,11 +262,15 @@ def resync(data, offset, stop, budget):
         if kind <= KIND_MAX and data[np.uint64(at + 19)] == 0:
             length = np.int64(_u32(data, at))
             if length <= FRAME_BYTES_MAX and at + HEADER_BYTES + length <= stop:
-                if _valid(data, at, stop):
-                    return at
                 budget -= HEADER_BYTES + length
+                if _valid(data, at, stop):
+                    if believed < 0:
+                        return at
+                    budget -= at - offset
+                    if at >= offset + HEADER_BYTES and _crc32(data, offset + 8, at - offset - 8, 0) == crc:
+                        return at
         at += 1
-    return -1
+    return believed
 
 
 class Frames:
@@ -292,7 +301,9 @@ class Frames:
 
     def part(self, first: int, last: int) -> Frames:
         """Frames ``first`` to ``last`` (excluded) of these, over the same data."""
-        table = np.stack([getattr(self, name)[first:last] for name in ("kinds", "sources", "ts_recv", "starts", "lengths", "ends")])
+        table = np.stack(
+            [getattr(self, name)[first:last] for name in ("kinds", "sources", "ts_recv", "starts", "lengths", "ends")]
+        )
         return Frames(self.data, table, int(table[ENDS, -1]) if last > first else self.end)
 
 

@@ -7,7 +7,6 @@ except when it outruns the preparation of segments.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 import time
@@ -35,7 +34,7 @@ from recorder.core.frames import (
 from recorder.shell import housekeeping, recovery
 from recorder.shell.housekeeping import Held
 from recorder.shell.segments import FILE_HEADER_BYTES, READ_FRAMES_MAX, Segment
-from recorder.values.errors import FrameTooLong, JournalFull, JournalLocked, RecorderError
+from recorder.values.errors import FrameTooLong, JournalFull, RecorderError
 from recorder.values.feed import FeedSpec
 
 SEGMENT_BYTES = 64 << 20  # some 400,000 frames; what a crash must scan and what a prepared segment takes up
@@ -84,7 +83,7 @@ class Journal:
         self.now, self.log = now, log
         self.retention_paused = False
         self.paused_reason: str | None = None
-        self._lock_fd = _lock(directory)
+        self._lock_fd = recovery.lock(directory)
         try:
             found = recovery.recover(directory, log)
         except BaseException:
@@ -392,21 +391,3 @@ class Journal:
 
 def _encode(spec: FeedSpec) -> bytes:
     return msgspec.json.encode(spec, order="deterministic")
-
-
-def _lock(directory: Path) -> int:
-    """Take the directory for this process until the descriptor is closed."""
-    path = directory / "lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
-        os.close(fd)
-        raise JournalLocked(
-            f"{directory}: in use by process {holder}; stop that recorder or give this one another [journal] dir"
-        ) from None
-    with suppress(OSError):  # a full disk must not keep a recorder from draining its backlog
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from recorder.shell.segments import (
     segment_name,
     sync_directory,
 )
-from recorder.values.errors import JournalCorrupt
+from recorder.values.errors import JournalCorrupt, JournalLocked
 from recorder.values.feed import FeedSpec
 
 NEXT = "next.prepared"  # the segment prepared ahead; its header stays zero until frames go into it
@@ -57,6 +59,10 @@ def recover(directory: Path, log: Log) -> Found:
     """Bring a directory in order after whatever happened to it: nothing that can be read is thrown away."""
     _tidy(directory)
     found = Found(released=read_released(directory, log))
+    infos = list_segments(directory)
+    for info in infos:
+        if not info.compressed and info.size <= FILE_HEADER_BYTES:
+            info.path.unlink()  # created, and killed before it was preallocated
     infos = list_segments(directory)
     held = [Held(info.path, info.base, info.created_ns, info.size, info.compressed) for info in infos]
     while held:
@@ -195,3 +201,21 @@ def write_released(directory: Path, position: int) -> None:
         os.fsync(file.fileno())
     scratch.replace(directory / RELEASED)
     sync_directory(directory)
+
+
+def lock(directory: Path) -> int:
+    """Take the directory for this process until the descriptor is closed. Raises JournalLocked."""
+    path = directory / "lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+        os.close(fd)
+        raise JournalLocked(
+            f"{directory}: in use by process {holder}; stop that recorder or give this one another [journal] dir"
+        ) from None
+    with suppress(OSError):  # a full disk must not keep a recorder from draining its backlog
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
