@@ -1,0 +1,69 @@
+"""Which providers can be simulated, and how each spells symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from recorder.shell.simulator.alpaca import Alpaca
+from recorder.shell.simulator.binance import Binance
+from recorder.shell.simulator.coinbase import Advanced, Exchange
+from recorder.shell.simulator.kraken import Kraken
+from recorder.shell.simulator.venue import Conversation, Venue
+from recorder.values.feed import FeedSpec
+from recorder.values.symbols import binance_name, pair_with
+
+CONVERSATIONS: dict[str, type[Conversation]] = {
+    "coinbase": Exchange,
+    "coinbase-advanced": Advanced,
+    "binance": Binance,
+    "binance-usdm": Binance,
+    "binance-coinm": Binance,  # recordings only
+    "kraken": Kraken,
+    "alpaca": Alpaca,
+}
+_COINS = ("BTC", "ETH", "SOL", "XRP", "DOGE", "ADA", "LTC", "LINK", "AVAX", "DOT")
+_STOCKS = ("SPY", "NVDA", "TSLA", "AAPL", "AMD", "MSFT", "AMZN", "QQQ", "META", "GOOGL")
+
+
+def venue_key(spec: FeedSpec) -> str:
+    """The simulated provider that a feed talks to."""
+    if spec.provider == "coinbase":
+        return "coinbase-advanced" if spec.options.get("api") == "advanced" else "coinbase"
+    if spec.provider == "binance":
+        market = spec.options.get("market", "spot")
+        return "binance" if market == "spot" else f"binance-{market}"
+    return spec.provider
+
+
+def default_symbols(key: str) -> tuple[str, ...]:
+    """Ten canonical symbols that the provider really has."""
+    if key == "alpaca":
+        return _STOCKS
+    ending = {"binance": "-USDT", "binance-usdm": "-USDT-PERP", "binance-coinm": "-USD-PERP"}.get(key, "-USD")
+    return tuple(coin + ending for coin in _COINS)
+
+
+def _spelled(key: str, symbol: str) -> str:
+    if key.startswith("binance"):
+        market = key.partition("-")[2]
+        return binance_name(symbol, "usdm" if market == "usdm" else "coinm" if market == "coinm" else "spot")
+    if key == "kraken" or (key == "alpaca" and "-" in symbol):
+        return pair_with("/", symbol)
+    return symbol.replace(" ", "") if key == "alpaca" else symbol
+
+
+def make_venue(key: str, symbols: Sequence[str] | None, now: Callable[[], int], rules: dict[str, object]) -> Venue:
+    """A provider with these canonical symbols; None: ten of its own; empty: it plays a recording and knows none."""
+    chosen = default_symbols(key) if symbols is None else tuple(symbols)
+    shares = key == "alpaca" and not any("-" in symbol for symbol in chosen)
+    names = tuple(_spelled(key, symbol) for symbol in chosen)
+    return Venue(key, chosen, names, 0 if shares else 6, now, rules, playing=symbols is not None and not chosen)
+
+
+def default_path(venue: Venue) -> str:
+    """Path of the provider's own stream, after the provider's name."""
+    if venue.key != "alpaca":
+        return ""
+    if venue.symbols and "-" in venue.symbols[0]:
+        return "/v1beta3/crypto/us"
+    return "/v1beta1/opra" if venue.symbols and len(venue.symbols[0]) >= 16 else "/v2/iex"
