@@ -6,7 +6,7 @@ https://docs.cdp.coinbase.com/exchange/websocket-feed/channels
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 from msgspec import Struct
 
@@ -54,10 +54,13 @@ class Match(Struct, tag_field="type", tag="match", gc=False, forbid_unknown_fiel
     user_id: Unread = NO_TEXT
     taker_profile_id: Unread = NO_TEXT
     taker_user_id: Unread = NO_TEXT
+    flags: ClassVar[int] = 0
 
 
 class LastMatch(Match, tag_field="type", tag="last_match", gc=False, forbid_unknown_fields=True):
     """The last trade before the subscription, the same fields; sent again on every reconnect."""
+
+    flags: ClassVar[int] = BACKFILLED
 
 
 class Ticker(Struct, tag_field="type", tag="ticker", gc=False, forbid_unknown_fields=True):
@@ -177,7 +180,7 @@ def decoder(scope: Scope, canonical: Callable[[str], str]) -> Callable[[bytes, i
                 ts_event, ts_recv, series(product) if number is None else number, TEXT_NULL, trade_id, TEXT_NULL,
                 price, size,
                 BUY if message.side == "sell" else SELL,  # it names the resting side; we store the aggressor's
-                TEXT_NULL, TEXT_NULL, BACKFILLED if isinstance(message, LastMatch) else 0,
+                TEXT_NULL, TEXT_NULL, message.flags,
             )  # fmt: skip
             last_ids[product] = trade_id
         elif isinstance(message, Ticker):
