@@ -78,7 +78,7 @@ def _one_series(rows, members, p, contiguous, session_of, out, gaps):
         flags, missed = row["flags"], LONG_NULL
         withdrawn = flags & t.CANCELLED
         key = (row["trade_id"], row["exchange"])
-        if not withdrawn:
+        if not flags & (t.CANCELLED | t.CORRECTED):
             if key in recent[-RECENT_IDS:] and not (contiguous and (last_id is None or row["trade_id"] > last_id)):
                 out[i] = (math.nan, math.nan, math.nan, LONG_NULL, flags | t.DUPLICATE)
                 continue

@@ -71,7 +71,7 @@ trade = st.fixed_dictionaries(
         "exchange": st.integers(-1, 1),
         "price": st.integers(1, 50).map(lambda n: 100 + n / 4),
         "size": st.integers(0, 2000).map(lambda n: n / 8),
-        "flags": st.sampled_from([0, 0, 0, 0, t.NOT_LAST_ELIGIBLE, t.NOT_VOLUME_ELIGIBLE, t.CANCELLED, t.BACKFILLED]),
+        "flags": st.sampled_from([0, 0, 0, 0, t.NOT_LAST_ELIGIBLE, t.NOT_VOLUME_ELIGIBLE, t.CANCELLED, t.CORRECTED]),
     }
 )
 near = trade.map(lambda r: {**r, "ts_event": START + (r["ts_event"] - START) // 100_000})

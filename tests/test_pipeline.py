@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recorder.core.frames import CLOSED, OPENED, SOURCE, TEXT, frames_from_list
 from recorder.core.pipeline import Pipeline
-from recorder.feeds import PROVIDERS, make
+from recorder.feeds import make
 from recorder.values.config import KernelsConfig
 from recorder.values.feed import FeedSpec
 from recorder.values.tables import TABLES
@@ -72,7 +72,7 @@ FRAMES = session()
 
 def rows_from(pieces, seal_every=0):
     """Every table's rows, as bytes in the order of ts_event, of frames handed over in ``pieces``."""
-    pipeline = Pipeline(KernelsConfig(zscore_window=32), make, PROVIDERS)
+    pipeline = Pipeline(KernelsConfig(zscore_window=32), make)
     collected = {name: [] for name in TABLES}
     position = 0
 

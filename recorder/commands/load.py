@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from recorder.core.frames import Frames
 from recorder.core.pipeline import Pipeline
-from recorder.feeds import PROVIDERS, make
+from recorder.feeds import make
 from recorder.shell import migrate
 from recorder.shell.database import Database
 from recorder.shell.log import Log
@@ -83,6 +83,6 @@ def loader(config: Config, log: Log) -> Iterator[Load]:
     migrate_to(config)
     sink = make_sink(config, log)
     try:
-        yield Load(config, Pipeline(config.kernels, make, PROVIDERS), sink)
+        yield Load(config, Pipeline(config.kernels, make), sink)
     finally:
         sink.close()

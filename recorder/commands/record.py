@@ -80,7 +80,7 @@ class Recording:
             keep_gb=self.config.journal.keep_gb,
             log=self.log.info,
         )
-        self.pipeline = Pipeline(self.config.kernels, make, PROVIDERS)
+        self.pipeline = Pipeline(self.config.kernels, make)
         for module in (frames, websocket_frames, encode, self.pipeline):
             module.warm()  # nothing is compiled once frames arrive
         self._resume()

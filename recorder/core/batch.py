@@ -233,7 +233,8 @@ class Scope:
         self.text = out.texts.id
         self.feed_id = out.texts.id(feed)
         self.position = 0  # of the frame being decoded: just past it
-        self.item = 0
+        self.item = 0  # of the next reject at this position
+        self._rejected_at = -1
         self._sequence: int | None = None
         self._series: dict[str, int] = {}
 
@@ -253,6 +254,8 @@ class Scope:
 
     def reject(self, reason: str, excerpt: bytes, ts_recv: int) -> None:
         """Keep what did not fit, in words, beside the rows that did."""
+        if self.position != self._rejected_at:
+            self._rejected_at, self.item = self.position, 0
         batch = self.out.batches[REJECTED.name]
         text = excerpt[:EXCERPT_BYTES].decode("utf-8", "backslashreplace")
         batch.append(ts_recv, self.feed_id, self.position, self.item, batch.varchar(reason[:1024]), batch.varchar(text))

@@ -16,6 +16,7 @@ from numba import njit
 from recorder.values.schema import LONG_NULL
 from recorder.values.tables import (
     CANCELLED,
+    CORRECTED,
     DUPLICATE,
     LATE,
     NOT_LAST_ELIGIBLE,
@@ -260,6 +261,7 @@ def trades_kernel(
     gaps     (2 n, 8) int64: series, ts_event, ts_recv, kind, from_id, to_id, missing, span_ns
     Returns how many gaps were written.
 
+    Corrections and cancellations may repeat an id: they are neither repeats nor gaps.
     A row seen before (same id among the last RECENT_IDS, same exchange) is flagged DUPLICATE and changes nothing else.
     A row older than the last one is LATE: it counts in the session VWAP and nowhere else, so that rolling state never
     runs backwards. Cancelled, ineligible and backfilled-late rows never set a price.
@@ -272,7 +274,7 @@ def trades_kernel(
         ts, number, flags = row.ts_event, row.trade_id, row.flags
         withdrawn = flags & CANCELLED
         key = number ^ (np.int64(row.exchange + 1) << 48)
-        if not withdrawn:
+        if not flags & (CANCELLED | CORRECTED):
             contiguous = s.id_kind == IDS_CONTIGUOUS
             if not (contiguous and number > s.last_id) and _seen_before(ids[row.series], key, s.seen):
                 row.flags = flags | DUPLICATE

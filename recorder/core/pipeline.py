@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -12,8 +12,8 @@ from recorder.core.batch import Output, Rows, Scope
 from recorder.core.encode import Dictionary, Sealed, sort_rows
 from recorder.core.frames import BINARY, CLOSED, OPENED, SOURCE, Frames
 from recorder.core.kernels import IDS_CONTIGUOUS, IDS_OPAQUE, Kernels, Settings
-from recorder.values.errors import FrameError
-from recorder.values.feed import Feed, FeedSpec, ProviderInfo
+from recorder.values.errors import FrameError, RecorderError
+from recorder.values.feed import Feed, FeedSpec
 from recorder.values.schedule import day_boundaries
 from recorder.values.tables import DUPLICATE, GAPS, TRADES
 
@@ -34,16 +34,16 @@ class Source:
 class Pipeline:
     """State = fold(journal): the same frames give the same rows wherever they were cut and batches sealed.
 
-    ``make`` builds a feed from its spec, ``infos`` says what is known of each provider.
+    ``make`` builds a feed from its spec.
     """
 
-    def __init__(self, settings: Settings, make: Callable[[FeedSpec], Feed], infos: Mapping[str, ProviderInfo]) -> None:
+    def __init__(self, settings: Settings, make: Callable[[FeedSpec], Feed]) -> None:
         self.out = Output()
         self.sources: dict[int, Source] = {}
         self.position = 0  # of the last frame consumed
         self.duplicates = 0
         self.rows: dict[str, int] = {name: 0 for name in self.out.batches}
-        self._make, self._infos = make, infos
+        self._make = make
         self._zones: dict[str, int] = {}
         self._series_rules: dict[str, tuple[int, int]] = {}  # feed → (id kind, zone)
         self.kernels = Kernels(settings)
@@ -93,16 +93,23 @@ class Pipeline:
 
     def _declare(self, number: int, payload: bytes) -> None:
         """A SOURCE frame: known ones keep their state (they are declared again in every segment)."""
-        spec = msgspec.json.decode(payload, type=FeedSpec)
-        known = self.sources.get(number)
-        if known is not None and known.spec == spec:
+        try:
+            spec = msgspec.json.decode(payload, type=FeedSpec)
+            known = self.sources.get(number)
+            if known is not None and known.spec == spec:
+                return
+            feed = self._make(spec)
+        except (msgspec.MsgspecError, RecorderError) as error:
+            # Of a provider or an option this version does not know: its frames are passed over, counted, and kept.
+            self.sources.pop(number, None)
+            self.out.unknown[("journal", f"source {number}: {error}"[:80])] = 1
             return
-        feed = self._make(spec)
-        info = self._infos[spec.provider]
-        kind = IDS_CONTIGUOUS if feed.capability().trade_ids == "contiguous" else IDS_OPAQUE
-        if info.session_zone not in self._zones:
-            self._zones[info.session_zone] = self.kernels.add_zone(day_boundaries(info.session_zone))
-        self._series_rules[spec.name] = (kind, self._zones[info.session_zone])
+        capability = feed.capability()
+        zone = capability.session_zone
+        if zone not in self._zones:
+            self._zones[zone] = self.kernels.add_zone(day_boundaries(zone))
+        kind = IDS_CONTIGUOUS if capability.trade_ids == "contiguous" else IDS_OPAQUE
+        self._series_rules[spec.name] = (kind, self._zones[zone])
         scope = self.out.scope(spec.name, spec.connection)
         self.sources[number] = Source(spec, scope, feed.decoder(scope))
 

@@ -42,6 +42,7 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     connects_per_minute_max: float
     hold_ns: int = 0  # wait this long after a drop before connecting again
     life_ns: int = 0  # the provider cuts a connection of this age; 0: never
+    session_zone: str = "UTC"  # whose midnight starts a new VWAP session
     history: str = ""  # in words, what backfill can reach
 
 
@@ -116,7 +117,6 @@ class ProviderInfo(msgspec.Struct, frozen=True, kw_only=True):
     )  # option → allowed values, first is default
     credentials: tuple[str, ...] = ()  # names of environment variables; NAME_FILE reads a file
     hosts: tuple[str, ...] = ()  # host names by which a capture of this provider is recognised
-    session_zone: str = "UTC"  # whose midnight starts a new VWAP session
 
 
 class Feed(Protocol):

@@ -27,7 +27,6 @@ INFO = values.ProviderInfo(
     },
     credentials=(KEY_ID, SECRET_KEY),
     hosts=("stream.data.alpaca.markets", "stream.data.sandbox.alpaca.markets"),
-    session_zone="America/New_York",
 )
 _BASE = "wss://stream.data.alpaca.markets"
 _VERSION = {"boats": "v1beta1", "overnight": "v1beta1", "crypto": "v1beta3"}  # the others: v2
@@ -87,6 +86,7 @@ class Alpaca:
             sends_per_second_max=SENDS_PER_SECOND_MAX,
             connects_per_minute_max=CONNECTS_PER_MINUTE_MAX,
             hold_ns=DROP_HOLD_NS,
+            session_zone="UTC" if self.feed == "crypto" else "America/New_York",
             history="trades, quotes and bars since 2016 by time; the last 15 minutes of SIP only with a paid plan",
         )
 
