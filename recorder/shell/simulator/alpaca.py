@@ -15,7 +15,6 @@ from recorder.shell.simulator.render import Program, Template, compile_templates
 from recorder.shell.simulator.venue import QUOTES, TRADES, Close, Conversation, Reply, Venue
 
 TEXT, BINARY = 1, 2
-KEY, SECRET = "SIMULATED-KEY", "simulated-secret"  # accepted unless rules say otherwise
 AUTH_TIMEOUT_NS = 10_000_000_000
 ERRORS = {
     400: "invalid syntax", 401: "not authenticated", 402: "auth failed",
@@ -40,8 +39,8 @@ _SYMBOL = re.compile(r"[A-Z0-9./]{1,32}|\*")
 class Alpaca(Conversation):
     """One connection.
 
-    rules  ``keys`` {key: secret}; ``connections_max`` (1); ``symbols_max`` (no limit); ``not_in_plan``, feeds such as
-           "sip" that answer 409; ``items_max``, messages in one frame at most (default 50)
+    rules  ``keys`` {key: secret}, without it any key will do; ``connections_max`` (1); ``symbols_max`` (no limit);
+           ``not_in_plan``, feeds such as "sip" that answer 409; ``items_max``, messages in one frame at most (50)
     """
 
     def __init__(self, venue: Venue, path: str, headers: Mapping[str, str]) -> None:
@@ -90,7 +89,8 @@ class Alpaca(Conversation):
             return [self._error(403)]
         if self.kind == "options" and not self.binary:
             return [self._error(412)]
-        if rules.get("keys", {KEY: SECRET}).get(key, None) != secret or secret is None:
+        keys = rules.get("keys")
+        if not key or not secret or (keys is not None and keys.get(key) != secret):
             return [self._error(402)]
         if self.feed in rules.get("not_in_plan", ()):
             return [self._error(409)]

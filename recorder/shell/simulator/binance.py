@@ -1,4 +1,4 @@
-"""Binance spot and USD-M futures market streams.
+"""Binance spot and futures market streams.
 
 https://developers.binance.com/docs/binance-spot-api-docs/web-socket-streams
 https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-market-streams
@@ -22,7 +22,7 @@ MESSAGES_PER_SECOND_MAX = {"binance": 5, "binance-usdm": 10, "binance-coinm": 10
 _CHANNELS = {"trade": TRADES, "aggTrade": TRADES, "bookTicker": QUOTES}
 _TRADE = {
     "binance": '{"e":"trade","E":<ts>,"s":"<symbol>","t":<id>,"p":"<price>","q":"<size>","T":<ts>,"m":<side>,"M":true}',
-    "binance-usdm": (
+    "futures": (
         '{"e":"trade","E":<ts>,"T":<ts>,"s":"<symbol>","t":<id>,"p":"<price>","q":"<size>","X":"MARKET","m":<side>}'
     ),
 }
@@ -31,13 +31,13 @@ _AGGREGATE = {
         '{"e":"aggTrade","E":<ts>,"s":"<symbol>","a":<id>,"p":"<price>","q":"<size>","f":<id>,"l":<id>,"T":<ts>,'
         '"m":<side>,"M":true}'
     ),
-    "binance-usdm": (
+    "futures": (
         '{"e":"aggTrade","E":<ts>,"a":<id>,"s":"<symbol>","p":"<price>","q":"<size>","f":<id>,"l":<id>,"T":<ts>,"m":<side>}'
     ),
 }
 _BOOK_TICKER = {
     "binance": '{"u":<id>,"s":"<symbol>","b":"<price>","B":"<size>","a":"<ask>","A":"<ask_size>"}',
-    "binance-usdm": (
+    "futures": (
         '{"e":"bookTicker","u":<id>,"s":"<symbol>","b":"<price>","B":"<size>","a":"<ask>","A":"<ask_size>","T":<ts>,"E":<ts>}'
     ),
 }
@@ -114,11 +114,12 @@ class Binance(Conversation):
                 self.remove(channel, [name.upper()])
 
     def program(self) -> Program:
-        trade = (_AGGREGATE if self._aggregated else _TRADE)[self.venue.key]
+        market = "binance" if self.venue.key == "binance" else "futures"
+        trade = (_AGGREGATE if self._aggregated else _TRADE)[market]
         templates = []
         for text, kind in (
             (trade, "aggTrade" if self._aggregated else "trade"),
-            (_BOOK_TICKER[self.venue.key], "bookTicker"),
+            (_BOOK_TICKER[market], "bookTicker"),
         ):
             if self.combined:
                 text = f'{{"stream":"<stream>@{kind}","data":{text}}}'

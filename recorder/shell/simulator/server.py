@@ -170,6 +170,8 @@ class Simulator:
         results = await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         if self._server is not None:
+            for key in self._stages:
+                self.resume(key)  # a stalled client would not read the goodbye
             self._server.close()
             await self._server.wait_closed()
             self._server = None

@@ -17,7 +17,7 @@ CONVERSATIONS: dict[str, type[Conversation]] = {
     "coinbase-advanced": Advanced,
     "binance": Binance,
     "binance-usdm": Binance,
-    "binance-coinm": Binance,  # recordings only
+    "binance-coinm": Binance,
     "kraken": Kraken,
     "alpaca": Alpaca,
 }
@@ -62,6 +62,8 @@ def make_venue(key: str, symbols: Sequence[str] | None, now: Callable[[], int], 
 
 def default_path(venue: Venue) -> str:
     """Path of the provider's own stream, after the provider's name."""
+    if venue.key.startswith("binance"):
+        return "/stream"
     if venue.key != "alpaca":
         return ""
     if venue.symbols and "-" in venue.symbols[0]:

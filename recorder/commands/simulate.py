@@ -1,0 +1,153 @@
+"""``recorder simulate``: recordings or a synthetic market, served as the providers' own WebSockets."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recorder.values.errors import ConfigError
+
+if TYPE_CHECKING:
+    from recorder.shell.simulator import Simulator
+
+NEEDS_CONFIG = False
+
+
+def add(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "simulate",
+        help="serve a journal or capture as the provider's own WebSocket",
+        description="Prints one line a provider, its name and its address, then serves until stopped (SIGINT, "
+        "SIGTERM). Put the address into `url` of a feed in config.toml.",
+    )
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="journals, segments or captures to serve")
+    parser.add_argument("--speed", default="1", metavar="N", help="of recordings: 1 (default), 10, … or max")
+    parser.add_argument("--provider", help="whose messages the recordings are, where they do not say")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="provider option such as market=usdm; repeatable",
+    )
+    parser.add_argument(
+        "--synthetic", metavar="A,B", help="a synthetic market at these providers instead of recordings"
+    )
+    parser.add_argument("--rate", default="1000", metavar="N", help="mean trades per second of each provider, or max")
+    parser.add_argument("--burst", type=float, default=10.0, metavar="N", help="how many times faster bursts are (10)")
+    parser.add_argument("--quotes", type=float, default=1.0, metavar="N", help="mean quotes per trade (1)")
+    parser.add_argument(
+        "--items", type=int, default=50, metavar="N", help="trades in one message at most, where it has several"
+    )
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="another seed is another market (1)")
+    parser.add_argument(
+        "--symbols",
+        action="append",
+        default=[],
+        metavar="[PROVIDER=]A,B",
+        help="canonical symbols that trade; repeatable",
+    )
+    parser.add_argument("--total", type=int, metavar="N", help="trades of each provider, then silence")
+    parser.add_argument(
+        "--once", action="store_true", help="stop when the total or the recording has been sent and taken"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument(
+        "--port", type=int, default=0, metavar="N", help="port to listen on (a free one of 20000-29999)"
+    )
+    parser.add_argument("--truth", type=Path, metavar="FILE", help="on exit, write what was really sent as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, config: Any) -> int:
+    import uvloop
+
+    simulator = _simulator(args)
+    uvloop.run(_serve(simulator, args.once))
+    if args.truth is not None:
+        truth = {name: truth.as_dict() for name, truth in simulator.truth.items()}
+        args.truth.write_text(json.dumps(truth, indent=1) + "\n")
+    return 0
+
+
+def _simulator(args: argparse.Namespace) -> Simulator:
+    from recorder.shell.captures import open_capture
+    from recorder.shell.simulator import Simulator
+
+    if bool(args.paths) == bool(args.synthetic):
+        raise ConfigError("simulate needs recordings (PATH …) or --synthetic with providers, not both")
+    options = dict(_pair(text, "--option", "KEY=VALUE") for text in args.option) or None
+    providers = [name.strip() for name in (args.synthetic or "").split(",") if name.strip()]
+    return Simulator(
+        providers,
+        host=args.host,
+        port=args.port,
+        rate=_number(args.rate, "--rate"),
+        burst=args.burst,
+        quotes=args.quotes,
+        seed=args.seed,
+        symbols=_symbols(args.symbols, providers),
+        total=args.total,
+        rules={name: {"items_max": args.items} for name in providers},
+        captures=[open_capture(path, args.provider, options) for path in args.paths],
+        speed=_number(args.speed, "--speed"),
+    )
+
+
+async def _serve(simulator: Simulator, once: bool) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with simulator:
+        for provider in simulator.providers:
+            print(provider, simulator.url(provider), flush=True)
+        waits: list[asyncio.Task[Any]] = [loop.create_task(stop.wait())]
+        if once:
+            waits.append(loop.create_task(simulator.finished()))
+        _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+    print("stopped", file=sys.stderr)
+
+
+def _number(text: str, option: str) -> float | None:
+    """A factor or rate above 0; None for ``max``."""
+    if text == "max":
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ConfigError(f'{option} is {text!r}; give a number above 0 or "max"')
+    return number
+
+
+def _pair(text: str, option: str, shape: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"{option} is {text!r}; write {shape}")
+    return name, value
+
+
+def _symbols(given: list[str], providers: list[str]) -> dict[str, tuple[str, ...]] | None:
+    """By provider; what names no provider holds for all that are not named. None: nothing given."""
+    if not given:
+        return None
+    result: dict[str, tuple[str, ...]] = {}
+    common: tuple[str, ...] = ()
+    for text in given:
+        if "=" in text:
+            provider, names = _pair(text, "--symbols", "PROVIDER=A,B")
+            if provider not in providers:
+                raise ConfigError(f"--symbols {text!r}: {provider!r} is none of {', '.join(providers)}")
+            result[provider] = tuple(name for name in names.split(",") if name)
+        else:
+            common += tuple(name for name in text.split(",") if name)
+    return {**({name: common for name in providers} if common else {}), **result}
