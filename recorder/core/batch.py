@@ -165,7 +165,7 @@ class Batch:
         )
 
     def _grow(self, buffer: bytearray | None, used: int) -> bytearray:
-        """A buffer twice as large. The computed columns of its free slots are null: kernels fill in what they compute."""
+        """A buffer twice as large, the computed columns of its free slots null until kernels fill them in."""
         grown = bytearray(2 * len(buffer) if buffer else BATCH_ROWS_INITIAL * self._size)
         if buffer:
             grown[:used] = buffer[:used]

@@ -260,6 +260,12 @@ class Binance:
                     "connection": self.spec.connection + len(result),
                 }
                 result.append(msgspec.structs.replace(self.spec, **shard))
+        most = self.capability().connections_max
+        if len(result) > most:
+            raise ConfigError(
+                f"feed {self.spec.name!r} asks binance for {len(self.names)} symbols, which take {len(result)} connections "
+                f"of {_STREAMS_MAX[self.market]} streams; at most {most} are opened: split it or record fewer"
+            )
         return result
 
     def endpoint(self) -> Endpoint:

@@ -103,7 +103,7 @@ class Engine:
         if frames is not None and frames.count:
             had = self.pipeline.pending
             self.pipeline.consume(frames)
-            self.decoded.add(time.time_ns() - frames.ts_recv)
+            self.decoded.add(frames.ts_recv, time.time_ns())
             if not had:
                 self._first_recv = int(frames.ts_recv[0])
             if self.backlog:
@@ -145,7 +145,7 @@ class Engine:
             block = self._in_flight.popleft()
             self.rows_queryable += block.rows
             if block.rows:
-                self.queryable.add(np.array([now - block.first_recv]), block.rows)
+                self.queryable.add(np.array([block.first_recv]), now, block.rows)
         if position > self.released:
             self.released = position
             self._journal.release(position)
