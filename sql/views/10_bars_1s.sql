@@ -1,0 +1,31 @@
+-- One-second bars of every symbol and feed, from trades. ts_event is the start of the bar, UTC.
+--
+-- A trade with flag not_last_eligible (64) sets no price; one with not_volume_eligible (128) is not in volume, turnover,
+-- vwap and trade_count; one with both, or a cancellation (32), is in nothing. A bar in which no trade may set a price has
+-- null prices; a second without any trade that counts has no bar. The trade that a cancellation or a correction withdraws
+-- still counts: it is stored under its own id.
+-- Of trades with the same ts_event, first and last are those stored first and last: by exchange and trade_id within one
+-- block, by arrival between blocks. That is the provider's order wherever ids are numbers that arrive ascending.
+--
+-- Materialised by a timer, at every full minute: a bar is here at most a minute after its trades, also where late or
+-- corrected trades change an old one. bars_1m_live adds what is not here yet; REFRESH MATERIALIZED VIEW bars_1s INCREMENTAL
+-- does not wait for the timer. Refreshing at each commit doubles the server's work (1,000,000 trades, blocks of 20,000:
+-- 3.4 µs of CPU a row against 1.6 without views), refreshing by timer costs ingestion nothing (at 200 blocks of 50 a
+-- second 28-30 % of a core against 32 % without views, 59-67 % even with IMMEDIATE PERIOD).
+CREATE MATERIALIZED VIEW IF NOT EXISTS bars_1s
+REFRESH EVERY 1m START '2020-01-01T00:00:00.000000Z' AS (
+  SELECT
+    ts_event, symbol, feed,
+    first_not_null(CASE WHEN (flags & 64) = 0 THEN price END) open,
+    max(CASE WHEN (flags & 64) = 0 THEN price END) high,
+    min(CASE WHEN (flags & 64) = 0 THEN price END) low,
+    last_not_null(CASE WHEN (flags & 64) = 0 THEN price END) close,
+    sum(CASE WHEN (flags & 128) = 0 THEN size ELSE 0.0 END) volume,
+    sum(CASE WHEN (flags & 128) = 0 THEN price * size ELSE 0.0 END) turnover,
+    sum(CASE WHEN (flags & 128) = 0 THEN price * size ELSE 0.0 END)
+      / sum(CASE WHEN (flags & 128) = 0 THEN size ELSE 0.0 END) vwap,
+    sum(CASE WHEN (flags & 128) = 0 THEN 1 ELSE 0 END) trade_count
+  FROM trades
+  WHERE (flags & 32) = 0 AND (flags & 192) <> 192
+  SAMPLE BY 1s
+) PARTITION BY DAY;

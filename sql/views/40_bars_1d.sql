@@ -1,0 +1,17 @@
+-- Daily bars, from bars_1h: the same rules for what counts, at most a minute behind. A day is a UTC day, midnight to
+-- midnight, for every symbol: the days of exchanges with hours of their own are not told apart.
+CREATE MATERIALIZED VIEW IF NOT EXISTS bars_1d
+REFRESH IMMEDIATE AS (
+  SELECT
+    ts_event, symbol, feed,
+    first_not_null(open) open,
+    max(high) high,
+    min(low) low,
+    last_not_null(close) close,
+    sum(volume) volume,
+    sum(turnover) turnover,
+    sum(turnover) / sum(volume) vwap,
+    sum(trade_count) trade_count
+  FROM bars_1h
+  SAMPLE BY 1d
+) PARTITION BY YEAR;
