@@ -36,27 +36,29 @@ PORTS = {"http_port": 9000, "pg_port": 8812, "min_http_port": 9003}
 PORTS_OTHER = range(20_000, 30_000)  # below the range that outgoing connections are given
 REFRESH_S = 0.25
 LINE_EVERY_S = 2.0  # without a terminal: a line now and then instead of a picture
+CAUGHT_UP_BYTES = 1 << 20  # a backlog below this is what a burst makes
 SIMULATOR_TIMEOUT_S = 60.0  # to print its addresses; 1 s on an idle machine
 
 QUERIES = (
     (
         "Minute bars, with VWAP, of the busiest symbol",
         "SELECT ts_event AS minute, symbol, feed, first(price) AS open, max(price) AS high, min(price) AS low,\n"
-        "       last(price) AS close, sum(size) AS volume, sum(price * size) / sum(size) AS vwap\n"
+        "       last(price) AS close, round(sum(size), 6) AS volume,\n"
+        "       round(sum(price * size) / sum(size), 4) AS vwap\n"
         "FROM trades WHERE symbol = 'BTC-USD' AND feed = 'coinbase' AND ts_event > '{since}'\n"
         "SAMPLE BY 1m",
     ),
     (
         "What a buyer paid above the mid at the moment of each trade",
-        "SELECT t.symbol, count() AS trades, avg(t.price - (q.bid + q.ask) / 2) AS above_mid,\n"
-        "       avg(q.ask - q.bid) AS spread\n"
+        "SELECT t.symbol, count() AS trades, round(avg(t.price - (q.bid + q.ask) / 2), 4) AS above_mid,\n"
+        "       round(avg(q.ask - q.bid), 4) AS spread\n"
         "FROM (trades WHERE side = 'buy' AND ts_event > '{since}') t ASOF JOIN quotes q ON (symbol, feed)\n"
         "WHERE t.feed = 'binance' ORDER BY t.symbol",
     ),
     (
         "How late ticks arrive: receive time minus event time, in milliseconds",
-        "SELECT feed, count() AS trades, approx_percentile((ts_recv - ts_event) / 1e6, 0.5, 3) AS p50,\n"
-        "       approx_percentile((ts_recv - ts_event) / 1e6, 0.99, 3) AS p99\n"
+        "SELECT feed, count() AS trades, round(approx_percentile((ts_recv - ts_event) / 1e6, 0.5, 3), 2) AS p50,\n"
+        "       round(approx_percentile((ts_recv - ts_event) / 1e6, 0.99, 3), 2) AS p99\n"
         "FROM (SELECT feed, ts_recv::long AS ts_recv, ts_event::long AS ts_event FROM trades\n"
         "      WHERE ts_event > '{since}' AND ts_recv > ts_event) ORDER BY feed",
     ),
@@ -197,10 +199,7 @@ async def _demo(args: argparse.Namespace) -> int:
             since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 1))
             await recording.start()
             view = asyncio.create_task(_show(recording, args.seconds))
-            while recording.sink is None and not stop.is_set():
-                if view.done():
-                    break
-                await wait_first(stop.wait(), timeout_s=REFRESH_S)
+            await _caught_up(recording, stop)
             await wait_first(stop.wait(), timeout_s=args.seconds)
             truth = await exchange.stop()
             drained = await recording.stop()
@@ -210,6 +209,28 @@ async def _demo(args: argparse.Namespace) -> int:
         return await asyncio.to_thread(_conclude, recording, config, since, truth, drained)
     finally:
         exchange.kill()
+
+
+async def _caught_up(recording: Any, stop: asyncio.Event) -> None:
+    """Wait until QuestDB has what came while it was starting, say so, and begin the latencies anew."""
+    from recorder.commands.record import wait_first
+
+    engine, ready_at = None, 0.0
+    while not stop.is_set():
+        await wait_first(stop.wait(), timeout_s=REFRESH_S / 5)
+        if recording.sink is None:
+            continue
+        engine = recording.engine
+        if not ready_at:
+            ready_at = time.monotonic()
+            waiting = recording.journal.end - engine.released
+        if engine.backlog < CAUGHT_UP_BYTES and engine.rows_queryable:
+            break
+    if engine is not None:
+        took = time.monotonic() - ready_at
+        print(f"QuestDB is ready; {waiting / 1e6:.1f} MB journalled meanwhile were loaded in {took:.1f} s", flush=True)
+        engine.decoded.clear()
+        engine.queryable.clear()
 
 
 async def _show(recording: Any, seconds: float) -> None:
@@ -274,21 +295,8 @@ def _comparison(client: Any, truth: dict[str, Any], since: str) -> Iterator[tupl
 
 
 def _answer(client: Any, title: str, query: str) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from recorder.commands.sql import show
 
-    result = client.query(query)
     print(f"-- {title}\n{query};")
-    table = Table(box=box.SIMPLE_HEAD)
-    for name, kind in result.columns:
-        table.add_column(name, justify="left" if kind in ("SYMBOL", "VARCHAR") or "TIMESTAMP" in kind else "right")
-    for row in result.rows[:5]:
-        table.add_row(*(_cell(value) for value in row))
-    Console().print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.4f}".rstrip("0").rstrip(".")
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    show(client, query, "table")
+    print()

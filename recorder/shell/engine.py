@@ -54,7 +54,7 @@ class Engine:
         self.decoded = Histogram()  # receive → decoded, per frame
         self.queryable = Histogram()  # receive → applied, per row, by the first row of its block
         self.rows_queryable = 0
-        self.released = 0
+        self.released = pipeline.position
         self.sealed_position = pipeline.position
         self._journal, self._batch = journal, batch
         self._sink: Sink | None = None
