@@ -136,6 +136,8 @@ def _cell(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.15g}"  # what a person reads; JSON and CSV keep every digit
     return " ".join(value.split("\n")) if isinstance(value, str) else str(value)
 
 
