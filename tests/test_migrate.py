@@ -66,7 +66,10 @@ def test_missing_column_is_added_and_the_rows_are_kept(fresh_tables):
         "INSERT INTO trades (ts_event, symbol, feed, trade_id, price) VALUES (1785585600000000001, 'A', 'f', 7, 1.5)"
     )
     fresh_tables.wait_applied()
-    assert apply_schema(sql, fresh_tables.config) == ["added column trades.zscore DOUBLE"]
+    done = apply_schema(sql, fresh_tables.config)
+    assert done[0] == "added column trades.zscore DOUBLE"
+    # Dropping a column of their base has invalidated the bars.
+    assert [line.split(",")[0] for line in done[1:]] == [f"replaced view bars_{t}" for t in ("1s", "1m", "1h", "1d")]
     assert sql.query("select ts_event, trade_id, zscore from trades").rows == [
         ["2026-08-01T12:00:00.000000001Z", 7, None]
     ]
@@ -137,11 +140,11 @@ def test_column_is_not_added_beside_parquet_partitions(fresh_tables):
 
 def test_retention_becomes_ttl_and_follows_the_configuration(fresh_tables):
     sql = fresh_tables.sql
-    assert apply_schema(sql, retention(trades="30 DAYS")) == ["set TTL of trades to 30 DAYS (was none)"]
-    assert ttl_of(fresh_tables, "trades") == (30, "DAY")
-    assert apply_schema(sql, retention(trades="30 days")) == []
-    assert apply_schema(sql, retention(trades="2 WEEKS")) == ["set TTL of trades to 14 DAYS (was 30 DAYS)"]
-    assert apply_schema(sql, retention()) == ["set TTL of trades to none (was 14 DAYS)"]
+    assert apply_schema(sql, retention(quotes="30 DAYS")) == ["set TTL of quotes to 30 DAYS (was none)"]
+    assert ttl_of(fresh_tables, "quotes") == (30, "DAY")
+    assert apply_schema(sql, retention(quotes="30 days")) == []
+    assert apply_schema(sql, retention(quotes="2 WEEKS")) == ["set TTL of quotes to 14 DAYS (was 30 DAYS)"]
+    assert apply_schema(sql, retention()) == ["set TTL of quotes to none (was 14 DAYS)"]
 
 
 def test_new_table_is_created_with_its_ttl(fresh_tables):
@@ -200,6 +203,38 @@ def test_view_never_refreshes_further_back_than_its_base_keeps_rows(questdb, own
             )
             shortest = [30, "DAY"] if ttl == "30 DAYS" else [2, "WEEK"]
             assert limits.rows == [["bars_a", *shortest], ["bars_b", *shortest]]
+    finally:
+        shutil.rmtree(own_views)
+        questdb.clear()
+
+
+SAMPLED = (
+    "CREATE MATERIALIZED VIEW IF NOT EXISTS {} AS (SELECT ts_event, symbol, {}(price) price FROM {} SAMPLE BY {});\n"
+)
+
+
+def test_changed_views_are_replaced_with_those_that_lean_on_them(questdb, own_views):
+    sql = questdb.sql
+    (own_views / "20.sql").write_text(SAMPLED.format("b", "last", "a", "1h"))
+    (own_views / "30.sql").write_text("CREATE VIEW IF NOT EXISTS c AS (SELECT * FROM b);\n")
+    for function in ("last", "first"):
+        (own_views / "10.sql").write_text(SAMPLED.format("a", function, "trades", "1m"))
+        if function == "last":
+            questdb.clear()
+    try:
+        assert apply_schema(sql) == [
+            "replaced view a, which is defined differently",
+            "replaced view b, which leans on a",
+        ]
+        assert apply_schema(sql) == []
+        (own_views / "30.sql").write_text("CREATE VIEW IF NOT EXISTS c AS (SELECT symbol FROM b);\n")
+        assert apply_schema(sql) == ["replaced view c, which is defined differently"]
+        assert sql.query("c").columns == [("symbol", "SYMBOL")]
+        apply_schema(sql, retention(trades="30 DAYS"))
+        (own_views / "10.sql").write_text(SAMPLED.format("a", "max", "trades", "1m"))
+        (left,) = apply_schema(sql, retention(trades="30 DAYS"))
+        assert left.startswith("view a is defined differently, and was left so: it may hold what its base has dropped")
+        assert "first(price)" in sql.value("select view_sql from materialized_views() where view_name = 'a'")
     finally:
         shutil.rmtree(own_views)
         questdb.clear()

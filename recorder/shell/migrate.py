@@ -21,6 +21,7 @@ TABLES_HEAD = (
     "-- Every table. Derived from recorder/values/tables.py by `recorder schema`; a test holds that it is equal.\n"
 )
 _TTL = re.compile(r"\s*(\d+)\s*(HOUR|DAY|WEEK|MONTH|YEAR)S?\s*", re.IGNORECASE)
+_VIEW = re.compile(r"CREATE\s+(MATERIALIZED\s+)?VIEW\s+IF\s+NOT\s+EXISTS\s+(\w+)\b.*?\bAS\s*\((.*)\)", re.DOTALL)
 _STATEMENT_END = re.compile(r";[ \t]*(?:\n|\Z)")
 
 
@@ -213,14 +214,48 @@ def _wait(table: Table, reached: Callable[[], bool], what: str) -> None:
 
 
 def _apply_views(client: SqlClient, before: set[str]) -> list[str]:
+    done: list[str] = []
+    defined = {str(r["view_name"]): r for view in ("views()", "materialized_views()") for r in client.rows(view)}
     for path in view_files():
         for number, statement in enumerate(statements(path.read_text(encoding="utf-8")), 1):
             try:
+                done += _drop_outdated(client, statement, defined)
                 client.execute(statement)
             except DatabaseError as error:
                 raise DatabaseError(f"sql/views/{path.name}, statement {number}: {error}") from error
     tables = {str(row["table_name"]): row for row in client.rows("tables()")}
-    return [f"created view {name}" for name in tables if name not in before] + _limit_refreshes(client, tables)
+    done += [f"created view {name}" for name in tables if name not in before]
+    return done + _limit_refreshes(client, tables)
+
+
+def _drop_outdated(client: SqlClient, statement: str, defined: dict[str, dict[str, Any]]) -> list[str]:
+    """Drop the view that this CREATE statement is about where it no longer does what the statement says.
+
+    defined  views that exist, by name; one that is dropped is taken out, and those that lean on it follow in their turn
+    A materialized view may hold bars of trades that are gone: it is dropped only while its refresh has no limit, which
+    means that its base keeps everything; else it is left and reported.
+    """
+    match = _VIEW.search(statement)
+    view = defined.get(match[2]) if match else None
+    if match is None or view is None:
+        return []
+    name, materialized, base = match[2], bool(match[1]), view.get("base_table_name")
+    if " ".join(str(view["view_sql"]).split()) != " ".join(match[3].split()):
+        why = "is defined differently"
+    elif materialized and base not in (*defined, *TABLES):
+        why = f"leans on {base}"
+    elif materialized and view["view_status"] == "invalid":  # a plain one is compiled anew whenever it is asked
+        why = f"is invalid: {view['invalidation_reason']}"
+    else:
+        return []
+    if materialized and view["refresh_limit"]:
+        return [
+            f"view {name} {why}, and was left so: it may hold what its base has dropped. Export it, then run "
+            f"DROP MATERIALIZED VIEW {name} and apply the schema again"
+        ]
+    client.execute(f"DROP {'MATERIALIZED ' if materialized else ''}VIEW {name}")
+    del defined[name]
+    return [f"replaced view {name}, which {why}"]
 
 
 def _limit_refreshes(client: SqlClient, tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
