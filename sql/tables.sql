@@ -91,7 +91,7 @@ CREATE TABLE IF NOT EXISTS gaps (
   status SYMBOL CAPACITY 16,
   recovered LONG
 ) TIMESTAMP(ts_event) PARTITION BY MONTH WAL
-DEDUP UPSERT KEYS(ts_event, symbol, feed, channel, kind);
+DEDUP UPSERT KEYS(ts_event, symbol, feed, channel, kind, from_id);
 
 -- feed_events: a change of a connection
 CREATE TABLE IF NOT EXISTS feed_events (

@@ -93,7 +93,7 @@ def test_every_recording_of_the_four_providers_gives_the_frames_counted_elsewher
             {"market": "coinm"},
         ),
         (COINBASE, "coinbase", "coinbase", {"api": "exchange"}),
-        (KRAKEN.format(48), "kraken", "kraken", {}),
+        (KRAKEN.format(48), "kraken-v1", "kraken", {"api": "v1"}),
         ("hftbacktest/spot_btcusdt_20230405.gz", "binance", "binance", {"market": "spot"}),
         ("hftbacktest/usdm_btcusdt_20230404.gz", "binance-usdm", "binance", {"market": "usdm"}),
         ("hftbacktest/cm_btcusd_perp_20240809.gz", "binance-coinm", "binance", {"market": "coinm"}),
@@ -214,7 +214,7 @@ def test_recordings_of_a_day_merge_by_receive_time(shared_data: Path, day: str) 
 
 def test_recordings_of_one_feed_merge_into_its_connections(shared_data: Path) -> None:
     whole = merge(open_capture(shared_data / KRAKEN.format(n)) for n in (48, 49, 50))
-    assert [(spec.name, spec.connection) for spec in whole.specs] == [("kraken", 0), ("kraken", 1), ("kraken", 2)]
+    assert [(spec.name, spec.connection) for spec in whole.specs] == [("kraken-v1", 0), ("kraken-v1", 1), ("kraken-v1", 2)]
     list(whole)
     assert whole.frames == 49 + 60 + 4321
 

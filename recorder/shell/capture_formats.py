@@ -40,7 +40,8 @@ _HOSTS: dict[str, tuple[str, dict[str, str]]] = {
     "api.pro.coinbase.com": ("coinbase", {"api": "exchange"}),
     "api.exchange.coinbase.com": ("coinbase", {"api": "exchange"}),
     "advanced-trade-ws.coinbase.com": ("coinbase", {"api": "advanced"}),
-    "ws.kraken.com": ("kraken", {}),
+    "ws.kraken.com": ("kraken", {"api": "v1"}),  # version 2 is served by the same host under a path
+    "ws.kraken.com/v2": ("kraken", {}),
     "api.kraken.com": ("kraken", {}),
 }
 _PREFIXES = {"spot_": "spot", "usdm_": "usdm", "cm_": "coinm"}  # of hftbacktest file names
@@ -153,8 +154,9 @@ def cryptofeed(path: Path, provider: str | None, options: dict[str, str] | None)
             break
         if rest.startswith(b"-> ") and not address:
             address = head.decode("utf-8", "replace")
-    host = urlsplit(address).hostname or ""
-    known = _HOSTS.get(host)
+    url = urlsplit(address)
+    host = url.hostname or ""
+    known = _HOSTS.get(host + url.path) or _HOSTS.get(host)
     if known is None and provider is None:
         hosts = ", ".join(sorted(h for h in _HOSTS if not h.startswith(("api.", "www.", "fapi", "dapi"))))
         raise CaptureError(

@@ -122,7 +122,7 @@ GAPS = Table(
     "gaps",
     "something missing",
     partition="MONTH",
-    dedup=("ts_event", "symbol", "feed", "channel", "kind"),
+    dedup=("ts_event", "symbol", "feed", "channel", "kind", "from_id"),  # two gaps may end in the same millisecond
     columns=(
         Column("ts_event", TIMESTAMP, "first event after the gap; receive time for a lost connection"),
         Column("ts_recv", TIMESTAMP, "when the gap was noticed"),
