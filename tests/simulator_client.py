@@ -1,0 +1,70 @@
+"""A plain WebSocket client of the simulated exchange, for its tests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from websockets.asyncio.client import ClientConnection
+
+DEADLINE_S = 20
+KEYS = {"keys": {"k": "s"}}  # what the simulated Alpaca accepts in tests
+AUTH = {"action": "auth", "key": "k", "secret": "s"}
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            await test()
+
+    asyncio.run(bounded())
+
+
+async def heard(ws: ClientConnection, until: Callable[[Any], bool]) -> list[Any]:
+    """Messages up to and including the one that fits."""
+    messages = []
+    while True:
+        raw = await ws.recv()
+        messages.append(msgspec.msgpack.decode(raw) if isinstance(raw, bytes) else json.loads(raw))
+        if until(messages[-1]):
+            return messages
+
+
+async def ask(ws: ClientConnection, request: object, answers: int = 1) -> Any:
+    """Send a request; return its answer, or a list of several."""
+    await ws.send(json.dumps(request))
+    result = [json.loads(await ws.recv()) for _ in range(answers)]
+    return result if answers > 1 else result[0]
+
+
+async def collect(ws: ClientConnection, trades: Callable[[Any], list[Any]], count: int) -> list[Any]:
+    """Trades out of messages until there are so many."""
+    found: list[Any] = []
+    while len(found) < count:
+        raw = await ws.recv()
+        found += trades(msgspec.msgpack.decode(raw) if isinstance(raw, bytes) else json.loads(raw))
+    return found
+
+
+def coinbase_trades(message: Any) -> list[Any]:
+    return [message] if message["type"] in ("match", "last_match") else []
+
+
+def binance_trades(message: Any) -> list[Any]:
+    data = message.get("data", {})
+    return [data] if data.get("e") == "trade" else []
+
+
+def kraken_trades(message: Any) -> list[Any]:
+    return message["data"] if message.get("channel") == "trade" else []
+
+
+def advanced_trades(message: Any) -> list[Any]:
+    return message["events"][0]["trades"] if message.get("channel") == "market_trades" else []
+
+
+def alpaca_trades(message: Any) -> list[Any]:
+    return [item for item in message if item["T"] == "t"]
