@@ -60,7 +60,12 @@ def migrate_to(config: Config) -> list[str]:
         return migrate.apply_schema(client, config)
 
 
-def make_sink(config: Config, log: Log, **callbacks: Callable[[int], None]) -> Sink:
+def make_sink(
+    config: Config,
+    log: Log,
+    on_answered: Callable[[int], None] | None = None,
+    on_applied: Callable[[int], None] | None = None,
+) -> Sink:
     """The sink of the configured database, for the loader and for live recording alike."""
 
     def tell(event: str, **fields: object) -> None:
@@ -71,7 +76,8 @@ def make_sink(config: Config, log: Log, **callbacks: Callable[[int], None]) -> S
         blocks_in_flight_max=config.batch.blocks_in_flight_max,
         log=tell,
         apply_schema=lambda: migrate_to(config),
-        **callbacks,
+        on_answered=on_answered,
+        on_applied=on_applied,
     )
 
 

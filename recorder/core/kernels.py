@@ -8,11 +8,11 @@ because a row that is in cache once should not be fetched six times (bench_kerne
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numba import njit
 
+from recorder.values.config import KernelsConfig
 from recorder.values.schema import LONG_NULL
 from recorder.values.tables import (
     CANCELLED,
@@ -37,18 +37,6 @@ GAP_TRADE_ID, GAP_SEQUENCE, GAP_TIME, GAP_DISCONNECT = 1, 2, 3, 4  # codes of th
 NO_TIME = LONG_NULL
 
 
-class Settings(Protocol):
-    """The [kernels] section, as far as kernels read it."""
-
-    zscore_window: int
-    outlier_sigma: float
-    min_samples: int
-    size_window: int
-    size_multiple: float
-    rolling_vwap_s: float
-    time_gap_s: float
-
-
 @dataclass(frozen=True)
 class Parameters:
     """Numbers the compiled loop reads, in its units."""
@@ -62,7 +50,7 @@ class Parameters:
     time_gap_ns: int
 
     @classmethod
-    def of(cls, settings: Settings) -> Parameters:
+    def of(cls, settings: KernelsConfig) -> Parameters:
         return cls(
             settings.zscore_window,
             settings.outlier_sigma,
@@ -315,7 +303,7 @@ def trades_kernel(
 class Kernels:
     """Trade kernels with their state and the session starts of every zone in use."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: KernelsConfig) -> None:
         self.parameters = Parameters.of(settings)
         self.state = TradeState(self.parameters)
         self._boundaries = np.empty(0, np.int64)

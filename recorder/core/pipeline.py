@@ -11,7 +11,8 @@ import numpy as np
 from recorder.core.batch import Output, Rows, Scope
 from recorder.core.encode import Dictionary, Sealed, sort_rows
 from recorder.core.frames import BINARY, CLOSED, OPENED, SOURCE, Frames
-from recorder.core.kernels import IDS_CONTIGUOUS, IDS_OPAQUE, Kernels, Settings
+from recorder.core.kernels import IDS_CONTIGUOUS, IDS_OPAQUE, Kernels
+from recorder.values.config import KernelsConfig
 from recorder.values.errors import FrameError, RecorderError
 from recorder.values.feed import Feed, FeedSpec
 from recorder.values.schedule import day_boundaries
@@ -37,7 +38,7 @@ class Pipeline:
     ``make`` builds a feed from its spec.
     """
 
-    def __init__(self, settings: Settings, make: Callable[[FeedSpec], Feed]) -> None:
+    def __init__(self, settings: KernelsConfig, make: Callable[[FeedSpec], Feed]) -> None:
         self.out = Output()
         self.sources: dict[int, Source] = {}
         self.position = 0  # of the last frame consumed

@@ -23,8 +23,8 @@ RETRY_S = 0.002  # how soon to look again when the sink had no room
 class FrameSource(Protocol):
     """What the engine needs of the journal."""
 
-    end: int
-
+    @property
+    def end(self) -> int: ...
     def read(self, position: int, bytes_max: int) -> Frames | None: ...
     def release(self, position: int) -> None: ...
 
@@ -68,6 +68,13 @@ class Engine:
         """From now on rows have somewhere to go."""
         self._sink = sink
         self.wake()
+
+    def stop(self) -> None:
+        """The sink is about to be closed: what is not submitted stays in the journal."""
+        self._sink = None
+        if self._window is not None:
+            self._window.cancel()
+            self._window = None
 
     def wake(self) -> None:
         """Something was journalled."""
@@ -117,7 +124,8 @@ class Engine:
 
     def _seal(self) -> bool:
         """Hand over what was collected, if the sink has room; otherwise try again soon and say False."""
-        assert self._sink is not None
+        if self._sink is None:
+            return False
         if not self._sink.room():
             if self._window is None:
                 self._window = self._loop.call_later(RETRY_S, self._on_window)

@@ -111,7 +111,7 @@ class Table:
         return tuple(result)
 
     def ddl(self, ttl: str | None = None) -> str:
-        """CREATE TABLE, idempotent. ``ttl`` such as ``30 DAYS`` (a multiple of the partition) or None to keep for ever."""
+        """CREATE TABLE, idempotent. ``ttl`` such as ``30 DAYS``, a multiple of the partition; None: kept for ever."""
         lines = ",\n".join(f"  {name} {sql}" for name, sql, _ in self.sql_columns)
         keep = f" TTL {ttl}" if ttl else ""
         return (
