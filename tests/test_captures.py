@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from recorder.core.frames import BINARY, CLOSED, OPENED, SENT, SOURCE, TEXT
 from recorder.shell.captures import merge, name_for, open_capture, to_frames, to_lines
+from recorder.shell.journal import Journal
+from recorder.shell.segments import segment_info
 from recorder.values.errors import CaptureError
 from recorder.values.feed import FeedSpec
 
@@ -214,7 +216,11 @@ def test_recordings_of_a_day_merge_by_receive_time(shared_data: Path, day: str) 
 
 def test_recordings_of_one_feed_merge_into_its_connections(shared_data: Path) -> None:
     whole = merge(open_capture(shared_data / KRAKEN.format(n)) for n in (48, 49, 50))
-    assert [(spec.name, spec.connection) for spec in whole.specs] == [("kraken-v1", 0), ("kraken-v1", 1), ("kraken-v1", 2)]
+    assert [(spec.name, spec.connection) for spec in whole.specs] == [
+        ("kraken-v1", 0),
+        ("kraken-v1", 1),
+        ("kraken-v1", 2),
+    ]
     list(whole)
     assert whole.frames == 49 + 60 + 4321
 
@@ -246,3 +252,25 @@ def test_a_replayed_feed_takes_the_name_of_the_configured_one() -> None:
     usdm = FeedSpec(name="binance-usdm", provider="binance", options={"market": "usdm"})
     exchange = FeedSpec(name="coinbase", provider="coinbase", options={"api": "exchange"})
     assert [name_for(spec, configured) for spec in (spot, usdm, exchange)] == ["bn", "fut", "coinbase"]
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_journal_reads_as_the_frames_appended_whole_or_by_segment(tmp_path: Path, compress: bool) -> None:
+    specs = [FeedSpec(name="cb", provider="coinbase"), FeedSpec(name="kr", provider="kraken", connection=1)]
+    items = [(i % 2, (TEXT, BINARY, OPENED, CLOSED, SENT)[i % 5], 10 + i, b"x" * i) for i in range(200)]
+    with Journal.open(tmp_path / "journal", compress=compress) as journal:
+        ids = [journal.source(spec) for spec in specs]
+        for index, kind, ts, payload in items:
+            journal.append(ids[index], kind, ts, payload)
+    capture = open_capture(tmp_path / "journal")
+    assert capture.specs == specs
+    assert list(capture) == items
+    segments = [path for path in (tmp_path / "journal").iterdir() if segment_info(path) is not None]
+    assert len(segments) == 1
+    assert list(open_capture(segments[0])) == items
+
+
+def test_a_folder_without_a_journal_and_binary_nonsense_are_named(tmp_path: Path) -> None:
+    for path in (tmp_path, write(tmp_path / "nonsense", bytes(range(128, 256)) * 100)):
+        with pytest.raises(CaptureError, match=path.name):
+            list(open_capture(path))

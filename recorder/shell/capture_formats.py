@@ -305,7 +305,7 @@ def journal(path: Path, provider: str | None, options: dict[str, str] | None) ->
     def frames() -> Iterator[Frames]:
         try:
             yield from read_path(path)
-        except (RecorderError, ValueError, zstandard.ZstdError) as error:
+        except (RecorderError, OSError, ValueError, zstandard.ZstdError) as error:
             raise CaptureError(
                 f"{path}: neither a journal ({error}) nor a cryptofeed log, hftbacktest lines or our JSON lines"
             ) from error
@@ -333,6 +333,8 @@ def journal(path: Path, provider: str | None, options: dict[str, str] | None) ->
                 kind, source = int(block.kinds[i]), int(block.sources[i])
                 if kind == SOURCE:
                     current[source] = indexes[block.payload(i)]
+                elif source not in current:
+                    capture.skip("undeclared source")  # its declaration lies in a damaged part
                 elif kind in KIND_NAMES:
                     yield current[source], kind, int(block.ts_recv[i]), block.payload(i)
                 else:
