@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from recorder.core.frames import Frames
 from recorder.core.pipeline import Pipeline
 from recorder.feeds import make
-from recorder.shell import migrate
+from recorder.shell import migrate, views
 from recorder.shell.database import Database
 from recorder.shell.log import Log
 from recorder.shell.sink import Sink
@@ -17,6 +17,7 @@ from recorder.shell.sql_client import connect
 from recorder.values.config import Config
 from recorder.values.errors import DatabaseError
 
+VIEWS_TIMEOUT_S = 60.0  # for materialised views to follow; rows are safe without them
 ROOM_POLL_S = 0.001  # between looks whether the sink takes another block
 STUCK_S = 60.0  # without any block answered: the database is not coming back by itself
 
@@ -58,6 +59,12 @@ def migrate_to(config: Config) -> list[str]:
     """Create or bring forward the tables and views of the configured database; what was done, a line each."""
     with connect(config) as client:
         return migrate.apply_schema(client, config)
+
+
+def refresh_views(config: Config) -> None:
+    """Bring the materialised views up to the last row: whoever looks next should not have to wait for their timer."""
+    with connect(config) as client:
+        views.refresh(client, VIEWS_TIMEOUT_S)
 
 
 def make_sink(

@@ -84,7 +84,7 @@ def replay(
     Several recordings are merged by receive time. Rows are named after the configured feed of the same provider and
     options, so that they join what was recorded live.
     """
-    from recorder.commands.load import loader
+    from recorder.commands.load import loader, refresh_views
     from recorder.feeds import PROVIDERS
     from recorder.shell import captures
     from recorder.shell import log as logs
@@ -103,6 +103,7 @@ def replay(
         for frames in _paced(captures.to_frames(whole), pace):
             load.frames(frames)
         load.finish(APPLY_TIMEOUT_S)
+        refresh_views(config)
         pipeline = load.pipeline
         return Summary(
             frames=sum(source.frames for source in pipeline.sources.values()),
