@@ -1,5 +1,5 @@
--- One-minute bars, from bars_1s: the same rules for what counts, at most a minute behind. Every refresh of bars_1s is one
--- commit, so following it at once costs nothing while trades come in.
+-- One-minute bars, from bars_1s: the same rules for what counts, at most a minute behind. It may follow bars_1s at once,
+-- because that changes once a minute.
 CREATE MATERIALIZED VIEW IF NOT EXISTS bars_1m
 REFRESH IMMEDIATE AS (
   SELECT
