@@ -1,4 +1,4 @@
-"""Materialised views brought up to the last row, where somebody is about to look: after a replay, when recording stops."""
+"""Materialised views brought up to the last row, for whoever looks next: after a replay, when recording stops."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def _behind(client: SqlClient) -> bool:
     """Whether a valid view misses a transaction of its base, or has one of its own that is not applied yet."""
     late = client.value(
         "SELECT count() FROM materialized_views() v JOIN wal_tables() w ON w.name = v.view_name "
-        "WHERE v.view_status <> 'invalid' AND (v.refresh_base_table_txn < v.base_table_txn OR w.writerTxn < w.sequencerTxn)"
+        "WHERE v.view_status <> 'invalid' "
+        "AND (v.refresh_base_table_txn < v.base_table_txn OR w.writerTxn < w.sequencerTxn)"
     )
     return bool(late)
