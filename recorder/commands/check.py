@@ -67,6 +67,7 @@ def findings_of(config: Config, network: bool) -> Iterator[Finding]:
         ("calendar", _calendar),
         ("system", _system),
         ("database", _database),
+        ("metrics", _metrics),
     ]
     if network:
         checks.append(("network", _network))
@@ -78,7 +79,9 @@ def findings_of(config: Config, network: bool) -> Iterator[Finding]:
 
 
 def _configuration(config: Config) -> Iterator[Finding]:
-    """It was validated when it was read; say what it amounts to."""
+    """It was validated when it was read, but for what only a feed knows; say what it amounts to."""
+    from recorder.commands.record import check_feeds
+
     symbols = sum(len(spec.symbols) for spec in config.feeds)
     if not config.feeds:
         yield Finding(
@@ -87,6 +90,7 @@ def _configuration(config: Config) -> Iterator[Finding]:
             f"{config.source or 'config.toml'}: no [[feeds]] is enabled; nothing would be recorded",
         )
         return
+    check_feeds(config.feeds)
     names = ", ".join(spec.name for spec in config.feeds)
     yield Finding(
         "configuration", OK, f"{config.source or 'defaults'}: {len(config.feeds)} feeds ({names}), {symbols} symbols"
@@ -206,10 +210,11 @@ def _database(config: Config) -> Iterator[Finding]:
     from recorder.shell.sql_client import connect
 
     if config.questdb.embedded:
-        status = Database.from_config(config).status()
-        if status.pid is None:
+        database = Database.from_config(config)
+        if database.status().pid is None:
             find_java()
             fetch_jar(config.questdb.maven_base or None)
+            database.check_ports_free()
             yield Finding("database", OK, f"embedded QuestDB is ready to be started at {config.questdb.dir}")
             return
     with connect(config) as client:
@@ -222,15 +227,49 @@ def _database(config: Config) -> Iterator[Finding]:
         yield Finding("database", OK, f"QuestDB answers at {config.questdb.sql}")
 
 
+def _metrics(config: Config) -> Iterator[Finding]:
+    """The port that `run` opens: free, or held by a recorder that is running already."""
+    if not config.metrics.enabled:
+        return
+    host, port = config.metrics.host, config.metrics.port
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if _is_recorder(host, port):
+                yield Finding("metrics", OK, f"a recorder is running and answers at http://{host}:{port}/metrics")
+            else:
+                words = f"port {port} on {host} cannot be opened ({error.strerror}); choose another [metrics] port"
+                yield Finding("metrics", FAILED, words)
+            return
+    yield Finding("metrics", OK, f"will be at http://{host}:{port}/metrics")
+
+
+def _is_recorder(host: str, port: int) -> bool:
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1" if host == "0.0.0.0" else host, port, timeout=CONNECT_TIMEOUT_S)
+    try:
+        connection.request("GET", "/health")
+        return b'"problems":' in connection.getresponse().read(1 << 16)
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 def _network(config: Config) -> Iterator[Finding]:
     """Resolve, connect and verify TLS for each feed's address; nothing is sent."""
     from recorder.feeds import PROVIDERS, make
 
     seen = set()
     for spec in config.feeds:
-        info = PROVIDERS[spec.provider]
-        placeholder = dict.fromkeys(info.credentials, "-")
-        url = urlsplit(make(spec, placeholder).endpoint().url)
+        try:
+            info = PROVIDERS[spec.provider]
+            url = urlsplit(make(spec, dict.fromkeys(info.credentials, "-")).endpoint().url)
+        except RecorderError:
+            continue  # said under "configuration"
         host, port = url.hostname or "", url.port or (443 if url.scheme == "wss" else 80)
         if (host, port) in seen:
             continue
@@ -243,4 +282,5 @@ def _network(config: Config) -> Iterator[Finding]:
                         version = tls.version() or "TLS"
             yield Finding("network", OK, f"{spec.name}: {host}:{port} answers ({version})")
         except OSError as error:
-            yield Finding("network", FAILED, f"{spec.name}: {host}:{port} cannot be reached: {error}")
+            words = f"{spec.name}: {host}:{port} cannot be reached: {error}; is there a network, a proxy, a firewall?"
+            yield Finding("network", FAILED, words)

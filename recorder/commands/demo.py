@@ -20,6 +20,7 @@ from recorder.values.config import Config
 from recorder.values.errors import RecorderError
 
 NEEDS_CONFIG = False
+INTERRUPTED = 130  # as a shell reports Ctrl-C
 
 PROVIDERS = ("coinbase", "binance", "kraken", "alpaca")
 SYMBOLS = {
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
 
     with contextlib.suppress(KeyboardInterrupt):
         return uvloop.run(_demo(args))
-    return 130
+    return INTERRUPTED
 
 
 def _folder(args: argparse.Namespace) -> Path:
@@ -182,9 +183,9 @@ async def _demo(args: argparse.Namespace) -> int:
 
     folder = _folder(args)
     folder.mkdir(parents=True, exist_ok=True)
-    stop = asyncio.Event()
+    stop, hurry = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
     exchange = Exchange(folder, args.rate)
     print(f"recorder demo: {', '.join(PROVIDERS)} simulated over real sockets; data in {folder}", flush=True)
     try:
@@ -192,6 +193,8 @@ async def _demo(args: argparse.Namespace) -> int:
             "starting the exchange and QuestDB (the first time: compiling kernels, fetching the server) …", flush=True
         )
         urls = await exchange.start()
+        if stop.is_set():
+            return INTERRUPTED
         config = _configuration(folder, urls)
         with open(os.devnull, "w") as quiet:
             logs.setup(config.log, file=True, stream=quiet)
@@ -200,9 +203,11 @@ async def _demo(args: argparse.Namespace) -> int:
             await recording.start()
             view = asyncio.create_task(_show(recording, args.seconds))
             await _caught_up(recording, stop)
-            await wait_first(stop.wait(), timeout_s=args.seconds)
+            if recording.sink is not None:
+                await wait_first(stop.wait(), timeout_s=args.seconds)
             truth = await exchange.stop()
-            drained = await recording.stop()
+            stop.set()  # from here on a signal means that what is not stored yet is left in the journal
+            drained = await recording.stop(hurry)
             view.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await view
@@ -219,6 +224,8 @@ async def _caught_up(recording: Any, stop: asyncio.Event) -> None:
     while not stop.is_set():
         await wait_first(stop.wait(), timeout_s=REFRESH_S / 5)
         if recording.sink is None:
+            if recording.database_error:
+                break
             continue
         engine = recording.engine
         if not ready_at:
@@ -255,7 +262,10 @@ def _conclude(recording: Any, config: Config, since: str, truth: dict[str, Any],
     from recorder.shell.sql_client import connect
 
     if recording.sink is None:
-        raise RecorderError(f"QuestDB could not be started: {recording.database_state}")
+        if recording.database_error:
+            raise RecorderError(f"QuestDB could not be started: {recording.database_error}")
+        print("stopped before QuestDB was ready; the frames that came are in the journal, the next demo loads them")
+        return INTERRUPTED
     with connect(config) as client:
         right = True
         for line, same in _comparison(client, truth, since):

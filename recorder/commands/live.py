@@ -28,7 +28,7 @@ class Figures:
     def _sample(self) -> tuple[float, dict[str, int], int, int]:
         """Append the counters of now; return those of RATE_OVER_S ago."""
         r = self._recording
-        frames = {name: sum(c.frames for c in run.connections) for name, run in r.feeds.items()}
+        frames = {name: run.frames for name, run in r.feeds.items()}
         now = (time.monotonic(), frames, r.engine.rows_queryable, r.journal.end)
         self._history.append(now)
         while len(self._history) > 2 and now[0] - self._history[0][0] > RATE_OVER_S:
@@ -69,7 +69,7 @@ class Figures:
         for name, run in r.feeds.items():
             ready = bool(run.connections) and all(c.ready for c in run.connections)
             state = Text("recording", "green") if ready else Text("connecting", "yellow")
-            by_feed.add_row(name, state, f"{feeds.get(name, 0):,.0f}", f"{sum(c.frames for c in run.connections):,}")
+            by_feed.add_row(name, state, f"{feeds.get(name, 0):,.0f}", f"{run.frames:,}")
         latency = Table(box=box.SIMPLE_HEAD)
         for name in ("latency from the wire", "p50", "p99", "p99.9", "max"):
             latency.add_column(name, justify="left" if name.startswith("lat") else "right")

@@ -6,12 +6,12 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from recorder.commands.load import make_sink, migrate_to
-from recorder.core import encode, frames, websocket_frames
+from recorder.core import encode, frames, histogram, websocket_frames
 from recorder.core.pipeline import Pipeline
 from recorder.feeds import PROVIDERS, make
 from recorder.shell.connection import Connection
@@ -20,13 +20,14 @@ from recorder.shell.engine import Engine
 from recorder.shell.journal import Journal
 from recorder.shell.sink import Sink
 from recorder.values.config import Config, credentials
-from recorder.values.errors import DatabaseError, RecorderError
+from recorder.values.errors import ConfigError, RecorderError
 from recorder.values.feed import HOUR, SECOND, FeedSpec
 from recorder.values.schedule import Closed, Open, Schedule
 
 DRAIN_TIMEOUT_S = (
     30.0  # for rows to become queryable when stopping; what is not stays in the journal for the next start
 )
+FEED_RETRY_S = 30.0  # after something unforeseen, such as a calendar that cannot be computed
 DATABASE_RETRY_S = 5.0  # between tries to start or reach the database: frames are journalled meanwhile
 SUPERVISE_S = 1.0
 CALENDAR_NS = 12 * HOUR  # the calendar is asked again this often: exchanges close on short notice
@@ -43,8 +44,21 @@ class FeedRun:
     connections: list[Connection] = field(default_factory=list)
     waiting_until: int | None = None  # ns; None while open
     skipped: str = ""  # why it is not recorded at all
+    failed: str = ""  # why it could not be recorded the last time
     frames_before: int = 0  # of connections that are gone: counters never go back
     reconnects_before: int = 0
+    previous: FeedRun | None = None  # the same feed before it was changed, until it has ended
+
+    @property
+    def frames(self) -> int:
+        """Received so far, over all connections that there were."""
+        before = self.previous.frames if self.previous is not None else 0
+        return before + self.frames_before + sum(c.frames for c in list(self.connections))
+
+    @property
+    def reconnects(self) -> int:
+        before = self.previous.reconnects if self.previous is not None else 0
+        return before + self.reconnects_before + sum(c.reconnects for c in list(self.connections))
 
 
 class Recording:
@@ -63,15 +77,16 @@ class Recording:
         self.config, self.log = config, log
         self.feeds: dict[str, FeedRun] = {}
         self.database = Database.from_config(config) if config.questdb.embedded else None
-        self.database_state = "starting"
+        self.database_state = "starting"  # then "ready", "restarting" or why it cannot be used
+        self.database_error = ""  # why it could not be used, the last time
         self.sink: Sink | None = None
         self.started = time.time_ns()
         self._schedule_for, self._env = schedule_for, env
-        self._tasks: list[asyncio.Task[Any]] = []
-        self._stopping = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Reception first: feeds connect while the database is still starting."""
+        """Reception first: feeds connect while the database is still starting. Raises ConfigError, JournalLocked."""
+        check_feeds(self.config.feeds)
         self.journal = Journal.open(
             self.config.journal.dir,
             segment_bytes=self.config.journal.segment_mb << 20,
@@ -81,13 +96,13 @@ class Recording:
             log=self.log.info,
         )
         self.pipeline = Pipeline(self.config.kernels, make)
-        for module in (frames, websocket_frames, encode, self.pipeline):
+        for module in (frames, websocket_frames, histogram, encode, self.pipeline):
             module.warm()  # nothing is compiled once frames arrive
         self._resume()
         self.engine = Engine(self.journal, self.pipeline, self.config.batch)
         gc.collect()
         gc.freeze()  # what exists now lives as long as the process: the collector need not look at it again
-        self._tasks.append(asyncio.create_task(self._keep_database()))
+        self._spawn(self._keep_database())
         self.set_feeds(self.config.feeds)
 
     def _resume(self) -> None:
@@ -99,31 +114,71 @@ class Recording:
             self.log.info("journal.resumed", position=self.journal.released, bytes=behind)
 
     def set_feeds(self, specs: tuple[FeedSpec, ...]) -> None:
-        """Start what is new, stop what is gone or changed, leave the others alone."""
+        """Start what is new, stop what is gone or changed, leave the others alone.
+
+        Raises ConfigError, before anything is touched, for symbols or keys that cannot be.
+        """
+        check_feeds(specs)
         wanted = {spec.name: spec for spec in specs}
+        keys = {name: credentials(PROVIDERS[spec.provider], self._env) for name, spec in wanted.items()}
+        changed: dict[str, FeedRun] = {}
         for name in [name for name, run in self.feeds.items() if wanted.get(name) != run.spec]:
-            self._tasks.append(asyncio.create_task(self._drop(self.feeds.pop(name))))
+            run = self.feeds.pop(name)
+            if name in wanted:
+                changed[name] = run
+            else:
+                self._spawn(self._drop(run))
+                self.log.info("feed.removed", feed=name)
         for name, spec in wanted.items():
             if name in self.feeds:
                 continue
-            run = self.feeds[name] = FeedRun(spec)
-            info = PROVIDERS[spec.provider]
-            keys = credentials(info, self._env)
-            missing = [key for key in info.credentials if key not in keys]
+            run = self.feeds[name] = FeedRun(spec, previous=changed.get(name))
+            if run.previous is not None:
+                self.log.info("feed.changed", feed=name, symbols=len(spec.symbols))
+            missing = [key for key in PROVIDERS[spec.provider].credentials if key not in keys[name]]
             if missing:
                 run.skipped = f"set {' and '.join(missing)} in the environment to record it"
                 self.log.warning("feed.skipped", feed=name, reason=run.skipped)
+                if run.previous is not None:
+                    self._spawn(self._drop(run.previous))
                 continue
-            run.task = asyncio.create_task(self._keep_feed(run, keys))
+            run.task = asyncio.create_task(self._keep_feed(run, keys[name]))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _drop(self, run: FeedRun) -> None:
-        await asyncio.gather(*(c.stop() for c in run.connections))
+        """Close its connections politely; what came until then is journalled."""
+        if run.previous is not None:
+            await self._drop(run.previous)
         if run.task is not None:
             run.task.cancel()
-        self.log.info("feed.removed", feed=run.spec.name)
+            await asyncio.wait([run.task])
 
     async def _keep_feed(self, run: FeedRun, keys: Mapping[str, str]) -> None:
-        """Follow the feed's schedule: wait for the open, record, drain after the close, wait again."""
+        """Follow the feed's schedule for ever; what goes wrong is told and tried again, it never ends a feed."""
+        if (previous := run.previous) is not None:  # some providers allow one connection: the old one goes first
+            await self._drop(previous)
+            run.frames_before, run.reconnects_before, run.previous = previous.frames, previous.reconnects, None
+        told = ""
+        while True:
+            try:
+                await self._follow(run, keys)
+            except Exception as error:
+                run.failed = str(error) or type(error).__name__
+                if run.failed != told:
+                    told = run.failed
+                    unexpected = None if isinstance(error, RecorderError) else error
+                    self.log.error(
+                        "feed.failed", feed=run.spec.name, reason=told, retry_s=FEED_RETRY_S,
+                        **({"exception": unexpected} if unexpected is not None else {}),
+                    )  # fmt: skip
+                await asyncio.sleep(FEED_RETRY_S)
+
+    async def _follow(self, run: FeedRun, keys: Mapping[str, str]) -> None:
+        """Wait for the open, record, drain after the close, wait again."""
         asked = 0
         while True:
             now = time.time_ns()
@@ -141,76 +196,91 @@ class Recording:
                     await asyncio.sleep(min(SLEEP_MAX_S, _seconds(next_open, now)))
 
     async def _record(self, run: FeedRun, keys: Mapping[str, str], until: int | None) -> None:
+        """Keep the feed's connections until the session ends; None: for ever."""
         shards = make(run.spec, keys).shards()
         run.connections = [
             Connection(shard, make(shard, keys), self.journal, self.engine.wake, self.log) for shard in shards
         ]
+        run.failed = ""
         tasks = [asyncio.create_task(connection.run()) for connection in run.connections]
         try:
-            if until is None:
-                await asyncio.gather(*tasks)
-            while until is not None and time.time_ns() < until:  # asked again: a suspended machine slept longer
-                await asyncio.wait(tasks, timeout=min(SLEEP_MAX_S, _seconds(until, time.time_ns())))
-            if until is not None:
-                self.log.info("feed.closed", feed=run.spec.name, reason="end of session")
+            while until is None or time.time_ns() < until:  # asked again: a suspended machine slept longer
+                timeout_s = None if until is None else min(SLEEP_MAX_S, _seconds(until, time.time_ns()))
+                done, _ = await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()  # a connection ends by an error of ours only
+            self.log.info("feed.closed", feed=run.spec.name, reason="end of session")
         finally:
-            await asyncio.gather(*(c.stop() for c in run.connections))
-            for task in tasks:
-                task.cancel()
-            run.frames_before += sum(c.frames for c in run.connections)
-            run.reconnects_before += sum(c.reconnects for c in run.connections)
-            run.connections = []
+            try:
+                await asyncio.gather(*(c.stop() for c in run.connections))
+            finally:
+                for task in tasks:
+                    task.cancel()
+                run.frames_before += sum(c.frames for c in run.connections)
+                run.reconnects_before += sum(c.reconnects for c in run.connections)
+                run.connections = []
 
     async def _keep_database(self) -> None:
         """Start or reach QuestDB, apply the schema, start loading; then see that an embedded server stays alive."""
         told = ""
         while self.sink is None:
             try:
-                if self.database is not None:
-                    anew = await asyncio.to_thread(self.database.start)
-                    status = await asyncio.to_thread(self.database.status)
-                    self.log.info(
-                        "database.started" if anew else "database.found", pid=status.pid, sql=self.database.sql_url
-                    )
-                changes = await asyncio.to_thread(migrate_to, self.config)
-                if changes:
-                    self.log.info("schema.applied", changes=len(changes))
-                self.sink = self._make_sink()
-            except RecorderError as error:
-                self.database_state = str(error)
-                if str(error) != told:
-                    told = str(error)
-                    self.log.error("database.unavailable", reason=told, retry_s=DATABASE_RETRY_S)
+                self.sink = await self._reach_database()
+            except Exception as error:
+                told = self._tell_unavailable(error, told)
                 await asyncio.sleep(DATABASE_RETRY_S)
         self.database_state = "ready"
         self.engine.start(self.sink)
         while self.database is not None:
             await asyncio.sleep(SUPERVISE_S)
-            if not await asyncio.to_thread(self.database.alive):
-                self.database_state = "restarting"
-                self.log.error("database.died", action="restarting it; frames are journalled meanwhile")
-                try:
-                    await asyncio.to_thread(self.database.restart)
-                    self.database_state = "ready"
-                    self.log.info("database.restarted")
-                except DatabaseError as error:
-                    self.database_state = str(error)
-                    self.log.error("database.unavailable", reason=str(error), retry_s=DATABASE_RETRY_S)
-                    await asyncio.sleep(DATABASE_RETRY_S)
+            try:
+                if await asyncio.to_thread(self.database.alive):
+                    continue
+                if self.database_state == "ready":
+                    self.database_state, told = "restarting", ""
+                    self.log.error("database.died", action="restarting it; frames are journalled meanwhile")
+                await asyncio.to_thread(self.database.restart)
+                self.database_state = "ready"
+                self.log.info("database.restarted")
+            except Exception as error:
+                told = self._tell_unavailable(error, told)
+                await asyncio.sleep(DATABASE_RETRY_S)
 
-    def _make_sink(self) -> Sink:
+    async def _reach_database(self) -> Sink:
+        if self.database is not None:
+            anew = await asyncio.to_thread(self.database.start)
+            status = await asyncio.to_thread(self.database.status)
+            self.log.info("database.started" if anew else "database.found", pid=status.pid, sql=self.database.sql_url)
+        changes = await asyncio.to_thread(migrate_to, self.config)
+        if changes:
+            self.log.info("schema.applied", changes=len(changes))
         return make_sink(self.config, self.log, on_answered=self.engine.on_answered, on_applied=self.engine.on_applied)
 
-    async def stop(self) -> bool:
+    def _tell_unavailable(self, error: Exception, told: str) -> str:
+        """Say why QuestDB cannot be used, once for each reason; return it."""
+        self.database_state = self.database_error = str(error) or type(error).__name__
+        if self.database_state != told:
+            unexpected = {} if isinstance(error, RecorderError) else {"exception": error}
+            self.log.error("database.unavailable", reason=self.database_state, retry_s=DATABASE_RETRY_S, **unexpected)
+        return self.database_state
+
+    async def stop(self, hurry: asyncio.Event | None = None) -> bool:
         """Close the feeds, wait until everything is queryable, leave the database to its users.
 
+        hurry  set it to stop waiting
         False when rows were not queryable in time: they are in the journal and are loaded at the next start.
         """
         await asyncio.gather(*(self._drop(run) for run in self.feeds.values()))
         self.feeds.clear()
-        drained = self.sink is not None and await self.engine.drain(DRAIN_TIMEOUT_S)
-        for task in self._tasks:
+        if self.sink is not None:
+            drain = self.engine.drain(DRAIN_TIMEOUT_S)
+            await wait_first(drain, *([hurry.wait()] if hurry is not None else []), timeout_s=None)
+        drained = self.sink is not None and self.engine.settled
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.engine.stop()
         if self.sink is not None:
             await asyncio.to_thread(self.sink.close)
         if not drained:
@@ -220,6 +290,19 @@ class Recording:
             )  # fmt: skip
         self.journal.close()
         return drained
+
+
+def check_feeds(specs: Iterable[FeedSpec]) -> None:
+    """What only a feed itself can tell: raises ConfigError for symbols or options that its provider cannot have."""
+    problems = []
+    for spec in specs:
+        try:
+            make(spec).shards()
+        except RecorderError as error:
+            words = str(error)
+            problems.append(words if spec.name in words else f"feed {spec.name!r}: {words}")
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def _seconds(until: int | None, now: int) -> float:

@@ -9,7 +9,7 @@ import signal
 import time
 from typing import Any
 
-from recorder.values.config import Config
+from recorder.values.config import SECTIONS, Config
 from recorder.values.errors import ConfigError
 from recorder.values.feed import FeedSpec
 from recorder.values.schedule import ALWAYS, Schedule
@@ -62,13 +62,18 @@ async def _run(args: argparse.Namespace, config: Config) -> int:
 
     logs.setup(config.log, file=True)
     log = logs.get("recorder")
-    loop, stop, reload = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    loop, stop, hurry, reload = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     recording = Recording(config, log, schedules(config, args.now))
-    await recording.start()
     monitor = Monitor(recording, config.metrics)
+    monitor.listen()
+    await recording.start()
     monitor.start()
     log.info("recorder.started", feeds=len(config.feeds), journal=str(config.journal.dir), metrics=monitor.url)
     deadline = None if args.seconds is None else loop.time() + args.seconds
@@ -79,22 +84,32 @@ async def _run(args: argparse.Namespace, config: Config) -> int:
         await wait_first(stop.wait(), reload.wait(), timeout_s=left)
         if reload.is_set():
             reload.clear()
-            _reload(args, recording, log)
-    log.info("recorder.stopping", reason="signal" if stop.is_set() else "time is up")
-    drained = await recording.stop()
+            config = _reload(args, config, recording, log)
+    log.info(
+        "recorder.stopping", reason="signal" if stop.is_set() else "time is up",
+        hint="waiting until QuestDB has everything; a second signal leaves it to the next start",
+    )  # fmt: skip
+    stop.set()
+    drained = await recording.stop(hurry)
     monitor.stop()
     log.info("recorder.stopped", rows=recording.engine.rows_queryable, drained=drained)
     return 0
 
 
-def _reload(args: argparse.Namespace, recording: Any, log: Any) -> None:
+def _reload(args: argparse.Namespace, before: Config, recording: Any, log: Any) -> Config:
     """SIGHUP: read the file again; feeds and symbols change without a restart, other sections need one."""
     from recorder.commands.cli import load_config
 
     try:
         config = load_config(args.config)
+        if not config.feeds:
+            raise ConfigError(f"{config.source}: no [[feeds]] is enabled")
+        recording.set_feeds(config.feeds)
     except ConfigError as error:
         log.error("config.rejected", reason=str(error), action="the configuration before stays in force")
-        return
-    recording.set_feeds(config.feeds)
+        return before
+    waiting = [name for name in SECTIONS if getattr(config, name) != getattr(recording.config, name)]
+    if waiting:
+        log.warning("config.deferred", sections=waiting, action="these take effect at the next start")
     log.info("config.reloaded", feeds=len(config.feeds))
+    return config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import numpy as np
 from recorder.core.frames import BINARY, CLOSED, OPENED, SENT, TEXT
 from recorder.core.session import Session, State
 from recorder.shell.websocket import WebSocketClient, connect
-from recorder.values.errors import RecorderError, UpgradeRefused
+from recorder.values.errors import JournalFull, RecorderError, UpgradeRefused
 from recorder.values.feed import SECOND, Command, Fatal, Feed, FeedSpec, Notice, Ready, Reconnect, Send
 
 TIMER_S = 1.0  # how often time-outs and a provider's own pings are looked at
@@ -94,16 +95,18 @@ class Connection:
         self._stopping.set()
         if self._client is not None:
             self._client.close(1000, "recorder stopped")
-            if self._ended is not None:
-                await asyncio.wait([self._ended], timeout=CLOSE_TIMEOUT_S)
+            ended = self._ended
+            assert ended is not None  # made before the client
+            await asyncio.wait([ended], timeout=CLOSE_TIMEOUT_S)
             if self._client is not None:
                 self._client.abort()
+                await asyncio.wait([ended], timeout=CLOSE_TIMEOUT_S)  # so that nothing is journalled after we returned
 
     async def _once(self) -> int:
         """One connection from its opening to its end; return how long to wait before the next, in ns."""
         loop = asyncio.get_running_loop()
         self._ended, self._given_up = loop.create_future(), ""
-        retry_after_ns = 0
+        retry_after_ns, over = 0, False
         stopping = asyncio.ensure_future(self._stopping.wait())
         opening = asyncio.ensure_future(connect(self.session.on_opening(), self))
         try:
@@ -117,13 +120,16 @@ class Connection:
             self._send_next()  # what on_open and early frames asked for before there was anything to send through
             self._timer = loop.call_later(TIMER_S, self._on_timer)
             closed = await self._ended
-            reason = self._given_up or closed
+            over, reason = True, self._given_up or closed
         except UpgradeRefused as error:
             reason, retry_after_ns = str(error), error.retry_after_ns or 0
         except RecorderError as error:
             reason = str(error)
         finally:
             stopping.cancel()
+            opening.cancel()  # nobody is left who would close what it opens
+            if self._client is not None and not over:
+                self._client.abort()
             self._client = None
             self._outbox.clear()
             for handle in (self._pacing, self._timer):
@@ -168,11 +174,12 @@ class Connection:
 
     def on_close(self, code: int, reason: str, error: Exception | None) -> None:
         words = f"{code} {reason}".strip() if error is None else f"{code} {reason} ({error})"
-        if self._source >= 0:
-            self._journal.append(self._source, CLOSED, time.time_ns(), words.encode())
-            self._wake()
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(words)
+        if self._source >= 0:
+            with contextlib.suppress(JournalFull):  # told by the journal; it may be why the connection is closed
+                self._journal.append(self._source, CLOSED, time.time_ns(), words.encode())
+            self._wake()
 
     # Carrying out what the session wants.
 
@@ -194,8 +201,11 @@ class Connection:
                 case Reconnect(reason):
                     self._give_up(reason)
                 case Fatal(reason):
-                    self._log.error("feed.refused", feed=self.spec.name, connection=self.spec.connection, reason=reason)
-                    self._announced = ("down", reason)
+                    if self._announced != ("down", reason):
+                        self._announced = ("down", reason)
+                        self._log.error(
+                            "feed.refused", feed=self.spec.name, connection=self.spec.connection, reason=reason
+                        )
                     self._give_up(reason)
         if self._outbox and self._pacing is None:
             self._send_next()

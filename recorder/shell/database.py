@@ -113,7 +113,7 @@ class Database:
                 self._wait_ready(pid)
                 return False
             java, jar = find_java(), fetch_jar(self.maven_base)
-            self._check_ports_free()
+            self.check_ports_free()
             self._write_conf()
             self._launch(java, jar)
             assert self._pid is not None
@@ -259,7 +259,8 @@ class Database:
             ("pg", "pg_port", self.pg_port),
         )
 
-    def _check_ports_free(self) -> None:
+    def check_ports_free(self) -> None:
+        """Raises DatabaseError naming a port that cannot be had, and who holds it."""
         for _, key, port in self._ports():
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: ignore TIME_WAIT

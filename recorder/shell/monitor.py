@@ -37,13 +37,14 @@ class Monitor:
         self._registry = CollectorRegistry()
         self._registry.register(_Collector(recording))
         self._server: ThreadingHTTPServer | None = None
+        self._serving = False
 
     @property
     def url(self) -> str:
         return f"http://{self._config.host}:{self._config.port}/metrics" if self._config.enabled else "off"
 
-    def start(self) -> None:
-        """Raises RecorderError naming the port when it is taken."""
+    def listen(self) -> None:
+        """Take the port before anything else is started. Raises RecorderError naming it when it is taken."""
         if not self._config.enabled:
             return
         monitor = self
@@ -70,11 +71,18 @@ class Monitor:
                 "choose another, or enabled = false"
             ) from error
         self._server.daemon_threads = True
+
+    def start(self) -> None:
+        """Answer, once the recording has started; requests that came before have waited."""
+        if self._server is None:
+            return
+        self._serving = True
         threading.Thread(target=self._server.serve_forever, name="monitor", daemon=True).start()
 
     def stop(self) -> None:
         if self._server is not None:
-            self._server.shutdown()
+            if self._serving:
+                self._server.shutdown()
             self._server.server_close()
 
     def answer(self, path: str) -> tuple[int, str, bytes]:
@@ -95,12 +103,18 @@ def health(recording: Any, now: int) -> list[str]:
     for name, run in list(recording.feeds.items()):
         if run.skipped:
             continue
+        if run.failed:
+            problems.append(f"feed {name}: {run.failed}")
         for connection in list(run.connections):
             if not connection.ready and not (starting and not connection.reconnects):
                 why = connection.session.reason or "not subscribed yet"
                 problems.append(f"feed {name} connection {connection.spec.connection}: {why}")
     if recording.database_state != "ready" and not starting:
         problems.append(f"database: {recording.database_state}")
+    if (sink := recording.sink) is not None:
+        if sink.down_s * SECOND > GRACE_NS:
+            problems.append(f"database takes no rows: {sink.last_error}")
+        problems += [f"table {table} is suspended: {reason}" for table, reason in sink.suspended.items()]
     waiting_since = recording.engine.waiting_since
     if waiting_since and now - waiting_since > GRACE_NS:
         problems.append(f"rows received {(now - waiting_since) // SECOND} s ago are not queryable yet")
@@ -134,8 +148,8 @@ class _Collector:
         wanted = GaugeMetricFamily("recorder_connections_wanted", "Connections that should be.", labels=["feed"])
         for name, run in list(self._recording.feeds.items()):
             connections = list(run.connections)
-            frames.add_metric([name], run.frames_before + sum(c.frames for c in connections))
-            reconnects.add_metric([name], run.reconnects_before + sum(c.reconnects for c in connections))
+            frames.add_metric([name], run.frames)
+            reconnects.add_metric([name], run.reconnects)
             ready.add_metric([name], sum(c.ready for c in connections))
             wanted.add_metric([name], len(connections))
         rejected = CounterMetricFamily("recorder_rejected_frames", "Frames that did not fit.", labels=["feed"])
@@ -167,7 +181,8 @@ class _Collector:
             "recorder_journal_released_bytes", "Position that QuestDB has applied.", r.engine.released
         )
         yield GaugeMetricFamily("recorder_backlog_bytes", "Journalled and not decoded yet.", r.engine.backlog)
-        yield GaugeMetricFamily("recorder_database_ready", "1 while QuestDB takes rows.", r.database_state == "ready")
+        ready = r.database_state == "ready" and r.sink is not None and not r.sink.down_s
+        yield GaugeMetricFamily("recorder_database_ready", "1 while QuestDB takes rows.", ready)
         if r.sink is not None:
             yield CounterMetricFamily("recorder_sink_rows", "Rows QuestDB answered for.", r.sink.rows_sent)
             yield CounterMetricFamily("recorder_sink_bytes", "Bytes of ILP sent.", r.sink.bytes_sent)
