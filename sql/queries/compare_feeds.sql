@@ -1,4 +1,5 @@
--- Do two feeds of the same symbol agree: per minute the VWAP of each, their distance in basis points and both volumes?
+-- Do two feeds of the same symbol agree: per minute the VWAP of each, their distance in basis points and both
+-- volumes?
 DECLARE @symbol := 'BTC-USD', @feed := 'coinbase', @other := 'kraken', @from := dateadd('h', -1, now())
 SELECT
   a.ts_event, a.vwap vwap, b.vwap other_vwap, (a.vwap / b.vwap - 1) * 10000 apart_bp,

@@ -1,4 +1,5 @@
--- How volatile is each symbol: root of the summed squared log returns of one-minute closes, in per cent, and annualised?
+-- How volatile is each symbol: root of the summed squared log returns of one-minute closes, in per cent, and
+-- annualised?
 -- @minutes is the year's: 525600 for markets that never close, 98280 for US equities.
 DECLARE @from := dateadd('h', -1, now()), @minutes := 525600
 SELECT

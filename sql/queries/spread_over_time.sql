@@ -1,4 +1,5 @@
--- How wide is the spread, minute by minute, in price and in basis points of the mid? Only quotes with both sides count.
+-- How wide is the spread, minute by minute, in price and in basis points of the mid? Only quotes with both sides
+-- count.
 DECLARE @symbol := 'BTC-USD', @feed := 'coinbase', @from := dateadd('h', -1, now())
 SELECT
   ts_event, avg(ask - bid) spread_avg, max(ask - bid) spread_max,

@@ -1,17 +1,18 @@
 -- One-second bars of every symbol and feed, from trades. ts_event is the start of the bar, UTC.
 --
--- A trade with flag not_last_eligible (64) sets no price; one with not_volume_eligible (128) is not in volume, turnover,
--- vwap and trade_count; one with both, or a cancellation (32), is in nothing. A bar in which no trade may set a price has
--- null prices; a second without any trade that counts has no bar. The trade that a cancellation withdraws still counts,
--- as does one that a correction replaces under another id: they are rows of their own.
--- Of trades with the same ts_event, first and last are those stored first and last: by exchange and trade_id within one
--- block, by arrival between blocks. That is the provider's order wherever ids are numbers that arrive ascending.
+-- A trade with flag not_last_eligible (64) sets no price; one with not_volume_eligible (128) is not in volume,
+-- turnover, vwap and trade_count; one with both, or a cancellation (32), is in nothing. A bar in which no trade may
+-- set a price has null prices; a second without any trade that counts has no bar. The trade that a cancellation
+-- withdraws still counts, as does one that a correction replaces under another id: they are rows of their own.
+-- Of trades with the same ts_event, first and last are those stored first and last: by exchange and trade_id within
+-- one block, by arrival between blocks. That is the provider's order wherever ids are numbers that arrive ascending.
 --
 -- Materialised by a timer, at every full minute: a bar is here at most a minute after its trades, also where late or
 -- corrected trades change an old one. bars_1m_live adds what is not here yet; REFRESH MATERIALIZED VIEW bars_1s
--- INCREMENTAL does not wait for the timer. Following each commit doubles the server's work (1,000,000 trades in blocks of
--- 20,000: 3.4 µs of CPU a row, 3.9 with 1m, 1h and 1d, against 1.6 without views); a timer costs ingestion nothing that can
--- be measured (200 blocks of 50 a second: 28-30 % of a core against 32-34 % without views, 59-67 % with IMMEDIATE PERIOD).
+-- INCREMENTAL does not wait for the timer. Following each commit doubles the server's work (1,000,000 trades in
+-- blocks of 20,000: 3.4 µs of CPU a row, 3.9 with 1m, 1h and 1d, against 1.6 without views); a timer costs ingestion
+-- nothing that can be measured (200 blocks of 50 a second: 28-30 % of a core against 32-34 % without views, 59-67 %
+-- with IMMEDIATE PERIOD).
 CREATE MATERIALIZED VIEW IF NOT EXISTS bars_1s
 REFRESH EVERY 1m START '2020-01-01T00:00:00.000000Z' AS (
   SELECT

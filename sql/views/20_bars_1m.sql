@@ -1,5 +1,5 @@
--- One-minute bars, from bars_1s: the same rules for what counts, at most a minute behind. It may follow bars_1s at once,
--- because that changes once a minute.
+-- One-minute bars, from bars_1s: the same rules for what counts, at most a minute behind. It may follow bars_1s at
+-- once, because that changes once a minute.
 CREATE MATERIALIZED VIEW IF NOT EXISTS bars_1m
 REFRESH IMMEDIATE AS (
   SELECT
