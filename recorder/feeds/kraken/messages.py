@@ -186,6 +186,8 @@ def decoder(scope: Scope) -> Callable[[bytes, int], None]:
 
     def quote(item: Ticker, ts_recv: int, flags: int) -> None:
         ts_event = ts_recv if item.timestamp is None else rfc3339_ns(item.timestamp)
+        if not (ts_event or item.bid or item.ask):
+            return  # 1970 and no side: the answer to subscribing to a tokenised share that is not quoted now
         bid, bid_size, ask, ask_size = quoted(
             "ticker", ts_event, ts_recv, item.bid, item.bid_qty, item.ask, item.ask_qty
         )
