@@ -112,7 +112,7 @@ def test_too_large_an_answer_is_refused_and_the_client_goes_on(questdb, monkeypa
 
 def test_too_long_a_statement_is_refused_before_it_is_sent(questdb):
     with pytest.raises(DatabaseError, match="at most"):
-        questdb.sql.query(f"select '{'x' * sql_client.STATEMENT_BYTES_MAX}'")
+        questdb.sql.query(f"select '{'x' * sql_client.REQUEST_BYTES_MAX}'")
 
 
 def test_threads_may_share_a_client(questdb):

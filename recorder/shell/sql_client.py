@@ -18,7 +18,7 @@ from recorder.values.errors import DatabaseError
 TIMEOUT_S = 65.0  # the server gives up a query after 60 s (query.timeout): its words shall come first
 CONNECT_TIMEOUT_S = 5.0
 RESULT_BYTES_MAX = 256 << 20  # an answer is held in memory as a whole; larger ones belong in export_csv
-STATEMENT_BYTES_MAX = 48 << 10  # the server's header buffer is 64,448 bytes; encoding lengthens a statement
+REQUEST_BYTES_MAX = 60 << 10  # of a statement, encoded into an address: the server's header buffer is 64,448 bytes
 EXCERPT_BEFORE, EXCERPT_AFTER = 40, 60  # characters of the statement shown around an error
 CHUNK_BYTES = 1 << 16
 FRACTION_DIGITS = {"TIMESTAMP_NS": 9, "TIMESTAMP": 6, "DATE": 3}  # as the server writes them
@@ -113,8 +113,8 @@ class SqlClient:
             connection.close()
 
     def _exec(self, sql: str) -> dict[str, Any]:
-        if len(sql.encode()) > STATEMENT_BYTES_MAX:
-            raise DatabaseError(f"statement of {len(sql.encode())} bytes; at most {STATEMENT_BYTES_MAX} fit a request")
+        if (size := len(urlencode({"query": sql}))) > REQUEST_BYTES_MAX:
+            raise DatabaseError(f"statement of {size} bytes, as encoded; at most {REQUEST_BYTES_MAX} fit a request")
         with self._lock:
             status, body = self._round_trip(sql)
         try:
