@@ -10,7 +10,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent / "recorder"
 RANK = {"values": 0, "core": 1, "feeds": 1, "shell": 2, "commands": 3}
 IMPURE = {"asyncio", "socket", "os", "time", "random", "logging", "threading", "subprocess", "ssl", "http"}
-FEEDS_MAY_IMPORT = ("recorder.values", "recorder.core.batch", "recorder.core.text_time", "recorder.core.eligibility")
+FEEDS_MAY_IMPORT = (
+    "recorder.values",
+    "recorder.core.batch",
+    "recorder.core.templates",
+    "recorder.core.text_time",
+    "recorder.core.eligibility",
+)
 # The registry knows every feed; it is the one place that does.
 REGISTRY = ROOT / "feeds" / "__init__.py"
 # Values that describe files and variables need their names, never their contents.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from recorder.core.spellings import NOTHING, Spellings
 from recorder.values.errors import FrameError
 from recorder.values.schema import TEXT_NULL, Table
 from recorder.values.tables import BARS, FEED_EVENTS, GAPS, QUOTES, REJECTED, STATUSES, TABLES, TRADES
@@ -154,19 +155,23 @@ class Batch:
             f"    def seek(to):\n"
             f"        nonlocal offset\n"
             f"        offset = to\n"
+            f"    def enlarge():\n"
+            f"        nonlocal buffer\n"
+            f"        buffer = grow(buffer, offset)\n"
             f"    def state():\n"
             f"        return buffer, offset\n"
-            f"    return append, seek, state\n"
+            f"    return append, seek, state, enlarge\n"
         )
         scope: dict[str, Any] = {}
         exec(source, scope)
-        self.append, self._seek, self._state = scope["make"](
+        self.append, self._seek, self._state, self.grow = scope["make"](
             self._struct.pack_into, self._size, struct.error, self._grow
         )
 
     def _grow(self, buffer: bytearray | None, used: int) -> bytearray:
         """A buffer twice as large, the computed columns of its free slots null until kernels fill them in."""
         grown = bytearray(2 * len(buffer) if buffer else BATCH_ROWS_INITIAL * self._size)
+        self._address = np.frombuffer(grown, np.uint8).ctypes.data
         if buffer:
             grown[:used] = buffer[:used]
         if self._fresh:
@@ -176,6 +181,18 @@ class Batch:
 
     def __len__(self) -> int:
         return self._state()[1] // self._size
+
+    def place(self) -> tuple[int, int, int]:
+        """Where compiled code may write rows: the buffer's address, the rows in it, and how many it has room for.
+
+        Valid until the next call of any other method; ``grow()`` doubles the room, ``written`` says how far it came.
+        """
+        buffer, used = self._state()
+        return self._address, used // self._size, len(buffer) // self._size
+
+    def written(self, count: int) -> None:
+        """Rows up to ``count`` are there: compiled code has filled their packed columns, the computed ones are null."""
+        self._seek(count * self._size)
 
     def rollback(self, count: int) -> None:
         """Forget the rows past ``count``: their frame turned out not to fit."""
@@ -204,6 +221,10 @@ class Output:
     def __init__(self) -> None:
         self.texts = Texts(escape_symbol)
         self.series = Series()
+        self.spellings = Spellings()
+        self.counters = np.full(16, NOTHING, np.int64)  # by scope: the connection's count of messages, see sequence()
+        self._scopes = 0
+        self._spaces: dict[tuple[int, str], int] = {}
         self.batches = {name: Batch(table) for name, table in TABLES.items()}
         self.unknown: dict[tuple[str, str], int] = {}  # (feed, what) → how often
 
@@ -215,16 +236,26 @@ class Output:
             batch.rollback(count)
 
     def scope(self, feed: str, connection: int) -> Scope:
-        return Scope(self, feed, connection)
+        if self._scopes == len(self.counters):
+            self.counters = np.concatenate([self.counters, np.full(len(self.counters), NOTHING, np.int64)])
+        self._scopes += 1
+        return Scope(self, feed, connection, self._scopes - 1)
+
+    def space(self, scope: int, name: str) -> int:
+        """The number of a scope's spellings of one kind."""
+        return self._spaces.setdefault((scope, name), len(self._spaces) + 1)
 
 
 UNKNOWN_NAMES_MAX = 256  # distinct unknown message or field names counted per pipeline; the rest count as "other"
 
 
 class Scope:
-    """A feed's view of the output: its own series ids, gaps, events and counters."""
+    """A feed's view of the output: its own series ids, gaps, events and counters.
 
-    def __init__(self, out: Output, feed: str, connection: int) -> None:
+    counter  place in ``out.counters`` of the connection's count of messages
+    """
+
+    def __init__(self, out: Output, feed: str, connection: int, counter: int = 0) -> None:
         self.out, self.feed, self.connection = out, feed, connection
         self.trades = out.batches[TRADES.name]
         self.quotes = out.batches[QUOTES.name]
@@ -235,7 +266,7 @@ class Scope:
         self.position = 0  # of the frame being decoded: just past it
         self.item = 0  # of the next reject at this position
         self._rejected_at = -1
-        self._sequence: int | None = None
+        self.counter = counter
         self._series: dict[str, int] = {}
 
     def series(self, symbol: str) -> int:
@@ -283,8 +314,10 @@ class Scope:
 
     def sequence(self, number: int, ts_recv: int, channel: str = "connection") -> None:
         """Check a per-connection counter that grows by one a frame; a jump is a gap of the whole connection."""
-        last, self._sequence = self._sequence, number
-        if last is not None and number > last + 1:
+        counters = self.out.counters
+        last = int(counters[self.counter])
+        counters[self.counter] = number
+        if last != NOTHING and number > last + 1:
             self.gap(
                 ts_recv,
                 ts_recv,
@@ -300,7 +333,36 @@ class Scope:
 
     def opened(self) -> None:
         """A new connection: its counters start over."""
-        self._sequence = None
+        self.out.counters[self.counter] = NOTHING
+
+    # What templates (core/templates.py) look up: a feed teaches it what its decoder has read.
+
+    def space(self, name: str) -> int:
+        """The number of this connection's spellings of one kind, named as in its templates."""
+        return self.out.space(self.counter, name)
+
+    def teach(self, name: str, spelling: str | bytes, *values: int) -> None:
+        """Let frames with this spelling match templates: it stands for these ids.
+
+        spelling  a text, or the bytes of a frame. A text that JSON would have to escape is left to the decoder.
+        """
+        if isinstance(spelling, str):
+            if "\\" in spelling or '"' in spelling or not spelling.isprintable():
+                return
+            spelling = spelling.encode()
+        self.out.spellings.teach(self.space(name), spelling, values)
+
+    def forget(self, name: str, spelling: str) -> None:
+        """Leave frames with this spelling to the decoder until it is taught again."""
+        self.out.spellings.forget(self.space(name), spelling.encode("utf-8", "replace"))
+
+    def remember(self, name: str, spelling: str, number: int) -> bool:
+        """Put a number of 0 or more down for a spelling, as ``Row.remembered`` does; False if none is taught."""
+        return self.out.spellings.remember(self.space(name), spelling.encode("utf-8", "replace"), number)
+
+    def remembered(self, name: str, spelling: str) -> int | None:
+        """The number put down last for this spelling."""
+        return self.out.spellings.remembered(self.space(name), spelling.encode("utf-8", "replace"))
 
     def event(self, ts: int, event: str, reason: str | None) -> None:
         batch = self.out.batches[FEED_EVENTS.name]

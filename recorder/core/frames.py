@@ -280,13 +280,15 @@ class Frames:
     kinds, sources, ts_recv, starts, lengths
     ends     global position just past each frame
     end      position past the last; where to read on
+    table    (6, count) int64, these arrays as rows
     """
 
-    __slots__ = ("count", "data", "end", "ends", "kinds", "lengths", "sources", "starts", "ts_recv")
+    __slots__ = ("count", "data", "end", "ends", "kinds", "lengths", "sources", "starts", "table", "ts_recv")
 
     def __init__(self, data: np.ndarray, table: np.ndarray, end: int) -> None:
         """``table`` is what ``index`` filled, cut to the count: (6, count) int64."""
         self.data = data
+        self.table = table
         self.kinds, self.sources, self.ts_recv, self.starts, self.lengths, self.ends = table
         self.count = table.shape[1]
         self.end = end
@@ -301,9 +303,7 @@ class Frames:
 
     def part(self, first: int, last: int) -> Frames:
         """Frames ``first`` to ``last`` (excluded) of these, over the same data."""
-        table = np.stack(
-            [getattr(self, name)[first:last] for name in ("kinds", "sources", "ts_recv", "starts", "lengths", "ends")]
-        )
+        table = self.table[:, first:last].copy()
         return Frames(self.data, table, int(table[ENDS, -1]) if last > first else self.end)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -12,6 +13,7 @@ from recorder.core.batch import Output, Rows, Scope
 from recorder.core.encode import Dictionary, Sealed, sort_rows
 from recorder.core.frames import BINARY, CLOSED, OPENED, SOURCE, Frames
 from recorder.core.kernels import IDS_CONTIGUOUS, IDS_OPAQUE, Kernels
+from recorder.core.templates import Matcher
 from recorder.values.config import KernelsConfig
 from recorder.values.errors import FrameError, RecorderError
 from recorder.values.feed import Feed, FeedSpec
@@ -28,17 +30,22 @@ class Source:
     spec: FeedSpec
     scope: Scope
     decode: Decode
-    frames: int = 0
+    matched: Callable[[], int]  # frames that its templates took
+    decoded: int = 0  # frames that its decoder was given
     rejected: int = 0
+
+    @property
+    def frames(self) -> int:
+        return self.decoded + self.matched()
 
 
 class Pipeline:
     """State = fold(journal): the same frames give the same rows wherever they were cut and batches sealed.
 
-    ``make`` builds a feed from its spec.
+    ``make`` builds a feed from its spec. Without ``templates`` every frame goes through its feed's decoder: same rows.
     """
 
-    def __init__(self, settings: KernelsConfig, make: Callable[[FeedSpec], Feed]) -> None:
+    def __init__(self, settings: KernelsConfig, make: Callable[[FeedSpec], Feed], templates: bool = True) -> None:
         self.out = Output()
         self.sources: dict[int, Source] = {}
         self.position = 0  # of the last frame consumed
@@ -48,49 +55,52 @@ class Pipeline:
         self._zones: dict[str, int] = {}
         self._series_rules: dict[str, tuple[int, int]] = {}  # feed → (id kind, zone)
         self.kernels = Kernels(settings)
+        self._matcher, self._templates = Matcher(self.out), templates
 
     def consume(self, frames: Frames) -> None:
         """Decode frames in order; a bad one is counted, recorded in ``rejected`` and passed over."""
-        if not frames.count:
-            return
-        start, stop = int(frames.starts[0]), int(frames.starts[-1] + frames.lengths[-1])
+        at, count = 0, frames.count
+        while at < count:
+            at, last = self._matcher.match(frames, at)
+            if at < last:
+                self._decode(frames, at, last)
+            at = last
+        if count:
+            self.position = frames.end
+
+    def _decode(self, frames: Frames, first: int, last: int) -> None:
+        """Frames ``first`` to ``last - 1`` one by one: those that no template took."""
+        start, stop = int(frames.starts[first]), int(frames.starts[last - 1] + frames.lengths[last - 1])
         blob = frames.data[start:stop].tobytes()  # one copy, then slices of bytes: half the cost of a memoryview each
         sources = self.sources
         current, source, scope, decode = -1, None, None, None
-        for kind, number, ts_recv, first, length, end in zip(
-            frames.kinds.tolist(),
-            frames.sources.tolist(),
-            frames.ts_recv.tolist(),
-            (frames.starts - start).tolist(),
-            frames.lengths.tolist(),
-            frames.ends.tolist(),
-            strict=True,
-        ):
+        for kind, number, ts_recv, place, length, end in frames.table[:, first:last].T.tolist():
+            payload = blob[place - start : place - start + length]
             if number != current or kind == SOURCE:
                 if kind == SOURCE:
-                    self._declare(number, blob[first : first + length])
-                source = sources.get(number)
-                if source is None:
-                    continue  # a segment whose declaration was lost: nothing can be said of its frames
-                current, scope, decode = number, source.scope, source.decode
+                    self._declare(number, payload)
+                current, source = number, sources.get(number)
+                if source is not None:
+                    scope, decode = source.scope, source.decode
+            if source is None:
+                continue  # a segment whose declaration was lost: nothing can be said of its frames
             if kind <= BINARY:
                 scope.position = end
-                source.frames += 1
+                source.decoded += 1
                 try:
-                    decode(blob[first : first + length], ts_recv)
+                    decode(payload, ts_recv)
                 except Exception as error:
                     # A provider may send anything, a decoder may be wrong: neither may stop the others.
                     source.rejected += 1
                     words = str(error) if isinstance(error, FrameError) else f"{type(error).__name__}: {error}"
-                    scope.reject(words, blob[first : first + length], ts_recv)
+                    scope.reject(words, payload, ts_recv)
             elif kind == OPENED:
                 scope.position = end
                 scope.opened()
                 scope.event(ts_recv, "opened", None)
             elif kind == CLOSED:
                 scope.position = end
-                scope.event(ts_recv, "closed", blob[first : first + length].decode("utf-8", "replace"))
-        self.position = frames.end
+                scope.event(ts_recv, "closed", payload.decode("utf-8", "replace"))
 
     def _declare(self, number: int, payload: bytes) -> None:
         """A SOURCE frame: known ones keep their state (they are declared again in every segment)."""
@@ -103,6 +113,7 @@ class Pipeline:
         except (msgspec.MsgspecError, RecorderError) as error:
             # Of a provider or an option this version does not know: its frames are passed over, counted, and kept.
             self.sources.pop(number, None)
+            self._matcher.withdraw(number)
             self.out.unknown[("journal", f"source {number}: {error}"[:80])] = 1
             return
         capability = feed.capability()
@@ -112,7 +123,14 @@ class Pipeline:
         kind = IDS_CONTIGUOUS if capability.trade_ids == "contiguous" else IDS_OPAQUE
         self._series_rules[spec.name] = (kind, self._zones[zone])
         scope = self.out.scope(spec.name, spec.connection)
-        self.sources[number] = Source(spec, scope, feed.decoder(scope))
+        decode, templates = feed.decoder(scope), None
+        if self._templates and hasattr(feed, "templates"):
+            templates = feed.templates(scope)
+        if templates is None:
+            self._matcher.withdraw(number)
+        else:
+            self._matcher.declare(number, scope, templates)
+        self.sources[number] = Source(spec, scope, decode, partial(self._matcher.matched, number))
 
     @property
     def pending(self) -> int:
@@ -154,4 +172,6 @@ class Pipeline:
             )
 
     def warm(self) -> None:
+        """Compile, or load from the cache, all that frames and blocks need: seconds that no frame should wait for."""
         self.kernels.warm()
+        self._matcher.warm()

@@ -14,12 +14,13 @@ from urllib.parse import urlsplit
 import msgspec
 
 from recorder.core.batch import Scope
+from recorder.core.templates import Message, Row, Templates
 from recorder.values import feed as values
 from recorder.values.errors import ConfigError, FrameError, SymbolError, nearest
 from recorder.values.feed import HOUR, MINUTE, SECOND, Capability, Command, Endpoint, FeedSpec
 from recorder.values.schema import TEXT_NULL
 from recorder.values.symbols import BinanceMarket, binance_canonical, binance_name
-from recorder.values.tables import BUY, NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE, SELL
+from recorder.values.tables import BUY, NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE, QUOTES, SELL, TRADES
 
 INFO = values.ProviderInfo(
     name="binance",
@@ -206,9 +207,65 @@ _event: Mapping[str, Callable[[bytes], Any]] = {
 }
 _fields_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
-Row = Callable[[Any, int], None]
+Store = Callable[[Any, int], None]
 # ValueError: text that is not UTF-8; IndexError: a frame of less than three bytes
 _MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError, IndexError)
+
+
+# The commonest messages as they are on the wire, read without the structs above. Orders of fields: of the documentation
+# and of recordings, which differ.
+_SIDE, _QUOTE = "<side:true=sell,false=buy>", '"b":"<bid>","B":"<bid_size>","a":"<ask>","A":"<ask_size>"'
+_SPOT = (
+    Row(
+        TRADES,
+        '{"e":"trade","E":<whole>,"s":"<series>","t":<trade_id>,"p":"<price>","q":"<size>","T":<ts_event:ms>,'
+        f'"m":{_SIDE},"M":<bool>}}',
+    ),
+    Row(QUOTES, f'{{"u":<sequence>,"s":"<series>",{_QUOTE}}}'),
+    Row(
+        TRADES,
+        '{"e":"aggTrade","E":<whole>,"s":"<series>","a":<trade_id>,"p":"<price>","q":"<size>","f":<whole>,"l":<whole>,'
+        f'"T":<ts_event:ms>,"m":{_SIDE},"M":<bool>}}',
+    ),
+    Row(  # until 2023
+        TRADES,
+        '{"e":"trade","E":<whole>,"s":"<series>","t":<trade_id>,"p":"<price>","q":"<size>","b":<whole>,"a":<whole>,'
+        f'"T":<ts_event:ms>,"m":{_SIDE},"M":<bool>}}',
+    ),
+)
+_FUTURES = (
+    Row(
+        QUOTES,
+        f'{{"e":"bookTicker","u":<sequence>,"s":"<series>",{_QUOTE},"T":<ts_event:ms>,"E":<whole>}}',
+    ),
+    Row(
+        QUOTES,  # COIN-M
+        f'{{"u":<sequence>,"e":"bookTicker","s":"<series>","ps":"<text>",{_QUOTE},"T":<ts_event:ms>,"E":<whole>}}',
+    ),
+    Row(
+        TRADES,
+        '{"e":"aggTrade","E":<whole>,"a":<trade_id>,"s":"<series>","p":"<price>","q":"<size>","f":<whole>,"l":<whole>,'
+        f'"T":<ts_event:ms>,"m":{_SIDE}}}',
+    ),
+    Row(
+        TRADES,
+        '{"e":"aggTrade","E":<whole>,"s":"<series>","a":<trade_id>,"p":"<price>","q":"<size>","nq":"<text>",'
+        f'"f":<whole>,"l":<whole>,"T":<ts_event:ms>,"m":{_SIDE}}}',
+    ),
+    Row(
+        TRADES,
+        '{"e":"trade","E":<whole>,"T":<ts_event:ms>,"s":"<series>","t":<trade_id>,"p":"<price>","q":"<size>",'
+        f'"X":"MARKET","m":{_SIDE}}}',
+    ),
+    Row(  # of 2019
+        TRADES,
+        '{"e":"trade","E":<whole>,"T":<ts_event:ms>,"s":"<series>","t":<trade_id>,"p":"<price>","q":"<size>",'
+        f'"m":{_SIDE}}}',
+    ),
+)
+_ENVELOPE = '{"stream":"<text>","data":<row>}'
+_TEMPLATES = {"spot": Templates((Message(_ENVELOPE, *_SPOT),))}
+_TEMPLATES["usdm"] = _TEMPLATES["coinm"] = Templates((Message(_ENVELOPE, *_FUTURES),))
 
 
 class Binance:
@@ -335,7 +392,7 @@ class Binance:
         one slow frame, not every one.
         """
         series = _Series(out, self.market)
-        rows: dict[type, Row] = dict.fromkeys(_PASSED_OVER, lambda message, ts_recv: None)
+        rows: dict[type, Store] = dict.fromkeys(_PASSED_OVER, lambda message, ts_recv: None)
         rows[Trade] = rows[AggTrade] = rows[StrictTrade] = rows[StrictAggTrade] = _trade_rows(out, series)
         rows[BookTicker] = rows[StrictBookTicker] = _quote_rows(out, series)
         rows[Kline] = rows[StrictKline] = _bar_rows(out, series, self.market)
@@ -362,6 +419,10 @@ class Binance:
                 rows[message.__class__](message, ts_recv)
 
         return decode
+
+    def templates(self, out: Scope) -> Templates:
+        """Single and aggregated trades and best prices, by the order of fields of the spec's market."""
+        return _TEMPLATES[self.market]
 
     def _path(self, kind: str) -> str:
         if self.market != "usdm":
@@ -434,6 +495,7 @@ class _Series(dict[str, int]):
         if not plain:
             raise FrameError(f"symbol {name[:80]!r} is not a Binance name")
         number = self[name] = self._scope.series(binance_canonical(name, self._market))
+        self._scope.teach("series", name, number)
         return number
 
 
@@ -445,7 +507,7 @@ def _time(ts: int, ts_recv: int) -> int:
     return result
 
 
-def _trade_rows(scope: Scope, series: _Series) -> Row:
+def _trade_rows(scope: Scope, series: _Series) -> Store:
     append, text = scope.trades.append, scope.text
 
     def row(message: Trade, ts_recv: int) -> None:
@@ -468,7 +530,7 @@ def _trade_rows(scope: Scope, series: _Series) -> Row:
     return row
 
 
-def _quote_rows(scope: Scope, series: _Series) -> Row:
+def _quote_rows(scope: Scope, series: _Series) -> Store:
     append = scope.quotes.append
 
     def row(message: BookTicker, ts_recv: int) -> None:
@@ -488,7 +550,7 @@ def _quote_rows(scope: Scope, series: _Series) -> Row:
     return row
 
 
-def _bar_rows(scope: Scope, series: _Series, market: BinanceMarket) -> Row:
+def _bar_rows(scope: Scope, series: _Series, market: BinanceMarket) -> Store:
     append, text = scope.bars.append, scope.text
 
     def row(message: Kline, ts_recv: int) -> None:

@@ -136,3 +136,7 @@ class Feed(Protocol):
 
     def decoder(self, out: Any) -> Callable[[bytes, int], None]:
         """Return decode(payload, ts_recv): frame → rows into ``out``. Raises FrameError for what does not fit."""
+
+    # A feed may also have ``templates(out) -> recorder.core.templates.Templates | None``, asked for after ``decoder``
+    # with the same ``out``: its commonest messages as they look, which compiled code then turns into rows without a
+    # call of decode. What they match, decode must read just so; every other frame goes to decode.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from recorder.core.batch import Scope
+from recorder.core.templates import Templates
 from recorder.feeds.coinbase import advanced, exchange
 from recorder.values.errors import ConfigError, FrameError, SymbolError, nearest
 from recorder.values.feed import (
@@ -125,6 +126,10 @@ class Coinbase:
     def decoder(self, out: Scope) -> Callable[[bytes, int], None]:
         module = exchange if self.api == "exchange" else advanced
         return module.decoder(out, self.canonical)
+
+    def templates(self, out: Scope) -> Templates:
+        """Matches and tickers of the Exchange feed, trades of Advanced Trade."""
+        return exchange.TEMPLATES if self.api == "exchange" else advanced.TEMPLATES
 
     def canonical(self, product: str) -> str:
         """The symbol of a product id as sent. Raises FrameError for what is no product id."""

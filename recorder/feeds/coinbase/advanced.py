@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from recorder.core.batch import Scope
+from recorder.core.templates import Message, Row, Templates
 from recorder.core.text_time import rfc3339_ns
 from recorder.values.errors import FrameError
 from recorder.values.feed import SECOND
@@ -32,7 +33,7 @@ from recorder.values.messages import (
 )  # fmt: skip
 from recorder.values.schema import LONG_NULL, TEXT_NULL
 from recorder.values.symbols import text_id
-from recorder.values.tables import BACKFILLED, BUY, SELL
+from recorder.values.tables import BACKFILLED, BUY, SELL, TRADES
 
 BAR_TIMEFRAME = "5m"  # the only one of the candles channel
 START_MAX = 1 << 33  # Unix seconds, year 2242: ten times this would not fit nanoseconds
@@ -198,6 +199,27 @@ def mend(name: str, payload: bytes, refuse: Callable[[str, bytes], None]) -> Any
     return whole(sequence_num=envelope.sequence_num, timestamp=envelope.timestamp, events=events)
 
 
+TEMPLATES = Templates(
+    (
+        Message(
+            '{"channel":"market_trades","client_id":"<text>","timestamp":"<text>","sequence_num":<counter>,'
+            '"events":[{"type":"update","trades":[<rows>]}]}',
+            Row(
+                TRADES,
+                '{"trade_id":"<trade_id>","product_id":"<series>","price":"<price>","size":"<size>",'
+                '"side":"<side:BUY=sell,SELL=buy>",'  # of the maker; we store the aggressor's
+                '"time":"<ts_event:rfc3339>"}',
+            ),
+            Row(
+                TRADES,
+                '{"product_id":"<series>","trade_id":"<trade_id>","price":"<price>","size":"<size>",'
+                '"time":"<ts_event:rfc3339>","side":"<side:BUY=sell,SELL=buy>"}',
+            ),
+        ),
+    )
+)
+
+
 def decoder(scope: Scope, canonical: Callable[[str], str]) -> Callable[[bytes, int], None]:
     """decode(payload, ts_recv) for one connection; ``canonical`` maps a product id or raises FrameError."""
     reader = Reader(ADVANCED, "channel", scope.unknown, CONTROL)
@@ -209,6 +231,7 @@ def decoder(scope: Scope, canonical: Callable[[str], str]) -> Callable[[bytes, i
         number = series_of.get(product)
         if number is None:
             number = series_of[product] = scope.series(canonical(product))
+            scope.teach("series", product, number)
         return number
 
     def trade(message: Trade, ts_recv: int, flags: int) -> None:

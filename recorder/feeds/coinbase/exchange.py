@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 from msgspec import Struct
 
 from recorder.core.batch import Scope
+from recorder.core.templates import Message, Row, Templates
 from recorder.core.text_time import rfc3339_ns
 from recorder.values.errors import FrameError
 from recorder.values.messages import (
@@ -26,7 +27,7 @@ from recorder.values.messages import (
     quoted,
 )  # fmt: skip
 from recorder.values.schema import TEXT_NULL
-from recorder.values.tables import BACKFILLED, BUY, SELL
+from recorder.values.tables import BACKFILLED, BUY, QUOTES, SELL, TRADES
 
 GAP_BY_TRADE_ID = 1  # code of the GAPS.kind label
 MISSED_MAX = 1 << 20  # trades a heartbeat may be ahead of us; more is another id space, not a loss
@@ -123,33 +124,80 @@ EXCHANGE = Match | LastMatch | Ticker | Heartbeat | Subscriptions | Error | L2Up
 CONTROL = {"channel": None}  # Advanced Trade's envelope, if it should come this way
 
 
+_IDS = '"maker_order_id":"<text>","taker_order_id":"<text>"'
+_SIDE = "<side:buy=sell,sell=buy>"  # of the maker; we store the aggressor's
+_DAY = '"open_24h":"<text>","volume_24h":"<text>","low_24h":"<text>","high_24h":"<text>","volume_30d":"<text>"'
+_LAST = '"side":"<text>","time":"<ts_event:rfc3339>","trade_id":<number>,"last_size":"<text>"'
+TEMPLATES = Templates(
+    (
+        Message(
+            "<row>",
+            Row(
+                TRADES,
+                f'{{"type":"match","trade_id":<trade_id>,{_IDS},"side":"{_SIDE}","size":"<size>","price":"<price>",'
+                '"product_id":"<series>","sequence":<number>,"time":"<ts_event:rfc3339>"}',
+                remembered="trade_id",
+            ),
+            Row(  # as documented
+                TRADES,
+                f'{{"type":"match","trade_id":<trade_id>,"sequence":<number>,{_IDS},"time":"<ts_event:rfc3339>",'
+                f'"product_id":"<series>","size":"<size>","price":"<price>","side":"{_SIDE}"}}',
+                remembered="trade_id",
+            ),
+            Row(
+                QUOTES,
+                f'{{"type":"ticker","sequence":<sequence>,"product_id":"<series>","price":"<text>",{_DAY},'
+                '"best_bid":"<bid>","best_bid_size":"<bid_size>","best_ask":"<ask>","best_ask_size":"<ask_size>",'
+                f"{_LAST}}}",
+            ),
+            Row(  # until 2022
+                QUOTES,
+                f'{{"type":"ticker","sequence":<sequence>,"product_id":"<series>","price":"<text>",{_DAY},'
+                f'"best_bid":"<bid>","best_ask":"<ask>",{_LAST}}}',
+            ),
+        ),
+    )
+)
+
+
 def decoder(scope: Scope, canonical: Callable[[str], str]) -> Callable[[bytes, int], None]:
     """decode(payload, ts_recv) for one connection; ``canonical`` maps a product id or raises FrameError."""
     reader = Reader(EXCHANGE, "type", scope.unknown, CONTROL)
     add_trade, add_quote = scope.trades.append, scope.quotes.append
     series_of: dict[str, int] = {}
-    last_ids: dict[str, int] = {}  # product → newest trade seen
+    last_ids: dict[str, int] = {}  # product → newest trade seen; of most products templates keep it, see last_id()
     promised: dict[str, int] = {}  # product → what the heartbeat before named, if we had not seen it
 
     def series(product: str) -> int:
         number = series_of[product] = scope.series(canonical(product))
+        scope.teach("series", product, number)
         return number
+
+    def last_id(product: str) -> int | None:
+        number = scope.remembered("series", product)
+        return last_ids.get(product) if number is None else number
+
+    def saw(product: str, trade_id: int) -> None:
+        if not scope.remember("series", product, trade_id):
+            last_ids[product] = trade_id
 
     def heartbeat(message: Heartbeat, ts_recv: int) -> None:
         """A trade that a heartbeat names and that has not come when the next one does is lost."""
-        product, last = message.product_id, last_ids.get(message.product_id)
+        product, last = message.product_id, last_id(message.product_id)
         due = promised.pop(product, None)
         if last is None:
             return
+        newest = last
         if due is not None and last < due:
             ts_event = rfc3339_ns(message.time)
             missing = due - last
             cause = "a heartbeat named trades that did not come"
-            last_ids[product] = due
+            saw(product, due)
+            newest = due
             scope.gap(
                 ts_event, ts_recv, canonical(product), "trades", GAP_BY_TRADE_ID, last + 1, due, missing, 0, cause
             )
-        if last_ids[product] < message.last_trade_id <= last + MISSED_MAX:
+        if newest < message.last_trade_id <= last + MISSED_MAX:
             promised[product] = message.last_trade_id
 
     def quote(message: Ticker, ts_recv: int) -> None:
@@ -182,7 +230,7 @@ def decoder(scope: Scope, canonical: Callable[[str], str]) -> Callable[[bytes, i
                 BUY if message.side == "sell" else SELL,  # it names the resting side; we store the aggressor's
                 TEXT_NULL, TEXT_NULL, message.flags,
             )  # fmt: skip
-            last_ids[product] = trade_id
+            saw(product, trade_id)
         elif isinstance(message, Ticker):
             quote(message, ts_recv)
         elif isinstance(message, Heartbeat):
