@@ -130,6 +130,7 @@ class Recorder:
         }
 
     def metric(self, *key: str) -> float:
+        assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.text()[-3000:]}"
         try:
             return self.metrics().get(key, 0.0)
         except OSError:
