@@ -158,3 +158,12 @@ def test_nonsense_is_rejected_or_unknown_and_never_stops_the_next_frame(payload)
     rows, pipeline = rows_from([[*FRAMES[:3], *((TEXT, n, NOW, payload) for n in range(3)), (TEXT, 0, NOW, spot(5))]])
     assert len(rows["trades"]) == 1
     assert len(rows["rejected"]) + sum(pipeline.out.unknown.values()) >= 1
+
+
+def test_a_source_declared_anew_as_one_nobody_knows_is_passed_over_at_once():
+    unknown = msgspec.json.encode(FeedSpec(name="new", provider="from-the-future"))
+    rows, pipeline = rows_from(
+        [[*FRAMES[:3], (TEXT, 0, NOW, spot(1)), (SOURCE, 0, NOW, unknown), (TEXT, 0, NOW, spot(2))]]
+    )
+    assert len(rows["trades"]) == 1
+    assert 0 not in pipeline.sources

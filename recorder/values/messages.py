@@ -10,6 +10,7 @@ import math
 import re
 import types
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -63,6 +64,13 @@ def lenient(type_: Any, _made: dict[Any, Any] | None = None) -> Any:
     if origin in (list, dict, tuple):
         return origin[tuple(lenient(arg, made) for arg in args)]
     return type_
+
+
+@cache
+def element_reader(type_: Any) -> Callable[[Any], Any]:
+    """Lenient decoder of one struct, made once a type: making it takes as long as fifty bad frames."""
+    decode: Callable[[Any], Any] = msgspec.json.Decoder(lenient(type_), strict=False).decode
+    return decode
 
 
 class Reader:

@@ -26,8 +26,8 @@ from recorder.values.messages import (
     Id,
     Reader,
     Unread,
+    element_reader,
     fitting,
-    lenient,
     misfit,
     quoted,
 )  # fmt: skip
@@ -189,7 +189,7 @@ def mend(name: str, payload: bytes, refuse: Callable[[str, bytes], None]) -> Any
     except UNREADABLE as error:
         raise FrameError(f"{name}: {error}") from None
     read_event = msgspec.json.Decoder(RawEvent, strict=False).decode
-    read_item = msgspec.json.Decoder(lenient(element), strict=False).decode
+    read_item = element_reader(element)
     events = []
     for event in fitting(envelope.events, read_event, refuse):
         try:

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from recorder.core.batch import Scope
+from recorder.core.templates import Message, Row, Templates
 from recorder.core.text_time import rfc3339_ns, unix_ns
 from recorder.values.errors import FrameError
 from recorder.values.messages import (
@@ -27,14 +28,14 @@ from recorder.values.messages import (
     Id,
     Reader,
     Unread,
+    element_reader,
     fitting,
-    lenient,
     misfit,
     quoted,
 )
 from recorder.values.schema import LONG_NULL, TEXT_NULL
 from recorder.values.symbols import canonical_pair, hashed_id
-from recorder.values.tables import BACKFILLED, BUY, SELL
+from recorder.values.tables import BACKFILLED, BUY, QUOTES, SELL, TRADES
 
 TIMEFRAMES = {"1m": 1, "5m": 5, "15m": 15, "30m": 30, "1h": 60, "4h": 240, "1d": 1440, "1w": 10_080, "15d": 21_600}
 PAIR_CHARS_MAX = 40  # the longest names of assets have ten letters
@@ -148,6 +149,30 @@ MESSAGE = Trades | Tickers | Bars | Heartbeat | Status | Book | Level3 | Instrum
 _PARTS: dict[str, tuple[Any, Any]] = {"trade": (Trades, Trade), "ticker": (Tickers, Ticker), "ohlc": (Bars, Bar)}
 
 
+_LEVELS = '"symbol":"<series>","bid":<bid>,"bid_qty":<bid_size>,"ask":<ask>,"ask_qty":<ask_size>'
+_DAY = (
+    '"last":<number>,"volume":<number>,"vwap":<number>,"low":<number>,"high":<number>,"change":<number>,'
+    '"change_pct":<number>'
+)
+TEMPLATES = Templates(
+    (
+        Message(
+            '{"channel":"trade","type":"update","data":[<rows>]}',
+            Row(
+                TRADES,
+                '{"symbol":"<series>","side":"<side:buy=buy,sell=sell>","price":<price>,"qty":<size>,'
+                '"ord_type":"<text>","trade_id":<trade_id>,"timestamp":"<ts_event:rfc3339>"}',
+            ),
+        ),
+        Message(
+            '{"channel":"ticker","type":"update","data":[<rows>]}',
+            Row(QUOTES, f'{{{_LEVELS},{_DAY},"timestamp":"<ts_event:rfc3339>"}}'),
+            Row(QUOTES, f"{{{_LEVELS},{_DAY}}}"),  # before 2025
+        ),
+    )
+)
+
+
 def canonical(pair: str) -> str:
     """``BTC/USD`` or version 1's ``XBT/USD`` → ``BTC-USD``. Raises FrameError for what is no pair."""
     if len(pair) > PAIR_CHARS_MAX or not PAIR.fullmatch(pair):
@@ -166,6 +191,7 @@ def decoder(scope: Scope) -> Callable[[bytes, int], None]:
         number = series_of.get(pair)
         if number is None:
             number = series_of[pair] = scope.series(canonical(pair))
+            scope.teach("series", pair, number)
         return number
 
     def trades(message: Trades, ts_recv: int, flags: int) -> None:
@@ -282,7 +308,7 @@ def mend(name: str, payload: bytes, refuse: Callable[[str, bytes], None]) -> Any
         raw = msgspec.json.decode(payload, type=_Raw, strict=False)
     except UNREADABLE as error:
         raise FrameError(f"{name}: {error}") from None
-    read = msgspec.json.Decoder(lenient(element), strict=False).decode
+    read = element_reader(element)
     return whole(type=raw.type, data=fitting(raw.data, read, refuse))
 
 
