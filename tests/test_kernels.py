@@ -198,3 +198,15 @@ def test_state_grows_with_the_number_of_series():
     rows = rows_of(records)
     k.trades(rows)
     assert rows["zscore"][:30] == pytest.approx(rows["zscore"][30:], nan_ok=True)
+
+
+@given(times=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 50)), max_size=60))
+@settings(max_examples=50, deadline=None)
+def test_a_quote_older_than_the_last_of_its_series_is_late(times):
+    k = kernels(series=3)
+    rows = np.zeros(len(times), t.QUOTES.dtype)
+    rows["series"] = [series for series, _ in times]
+    rows["ts_event"] = [START + ts for _, ts in times]
+    k.quotes(rows)
+    late = [any(s == series and before > ts for s, before in times[:i]) for i, (series, ts) in enumerate(times)]
+    assert ((rows["flags"] & t.LATE) != 0).tolist() == late

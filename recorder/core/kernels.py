@@ -22,6 +22,7 @@ from recorder.values.tables import (
     NOT_LAST_ELIGIBLE,
     NOT_VOLUME_ELIGIBLE,
     OUTLIER,
+    QUOTES,
     SIZE_SPIKE,
     TRADES,
 )
@@ -71,7 +72,7 @@ class TradeState:
             ("session_start", "i8"), ("session_end", "i8"), ("session_pv", "f8"), ("session_v", "f8"),
             ("bucket", "i8"), ("older_pv", "f8"), ("older_v", "f8"),
             ("last_price", "f8"), ("returns", "i8"), ("mean", "f8"), ("m2", "f8"), ("m2_peak", "f8"),
-            ("sizes", "i8"), ("size_sum", "f8"),
+            ("sizes", "i8"), ("size_sum", "f8"), ("quote_ts", "i8"),
         ]
     )  # fmt: skip
 
@@ -83,7 +84,7 @@ class TradeState:
     def _allocate(self, capacity: int) -> None:
         p = self.parameters
         self.scalars = np.zeros(capacity, self.SCALARS)
-        for name in ("last_ts", "last_id", "session_end", "session_start", "bucket"):
+        for name in ("last_ts", "last_id", "session_end", "session_start", "bucket", "quote_ts"):
             self.scalars[name] = NO_TIME
         self.scalars["last_price"] = np.nan
         self.ids = np.full((capacity, RECENT_IDS), LONG_NULL, np.int64)
@@ -300,6 +301,21 @@ def trades_kernel(
     return found
 
 
+@njit(cache=True, nogil=True)
+def quotes_kernel(rows, scalars):
+    """Flag QUOTES rows older than the last one of their series as LATE, in the order they were received.
+
+    rows     (n,) QUOTES rows; ``flags`` updated in place
+    scalars  TradeState.scalars; ``quote_ts`` updated in place
+    """
+    for i in range(len(rows)):
+        s = scalars[rows[i].series]
+        if rows[i].ts_event < s.quote_ts:
+            rows[i].flags |= LATE
+        else:
+            s.quote_ts = rows[i].ts_event
+
+
 class Kernels:
     """Trade kernels with their state and the session starts of every zone in use."""
 
@@ -328,6 +344,12 @@ class Kernels:
         )  # fmt: skip
         return self._gaps[:found]
 
+    def quotes(self, rows: np.ndarray) -> None:
+        """Run over QUOTES rows in place."""
+        assert rows.dtype == QUOTES.dtype
+        quotes_kernel(rows, self.state.scalars)
+
     def warm(self) -> None:
         """Compile, or load from the cache, before the first frame."""
         self.trades(np.zeros(0, TRADES.dtype))
+        self.quotes(np.zeros(0, QUOTES.dtype))

@@ -18,7 +18,7 @@ from recorder.values.config import KernelsConfig
 from recorder.values.errors import FrameError, RecorderError
 from recorder.values.feed import Feed, FeedSpec
 from recorder.values.schedule import day_boundaries
-from recorder.values.tables import DUPLICATE, GAPS, TRADES
+from recorder.values.tables import DUPLICATE, GAPS, QUOTES, TRADES
 
 Decode = Callable[[bytes, int], None]
 
@@ -152,6 +152,8 @@ class Pipeline:
                 if repeated.any():
                     self.duplicates += int(repeated.sum())
                     rows = rows[~repeated]
+            elif name == QUOTES.name:
+                self.kernels.quotes(rows)
             if len(rows):
                 self.rows[name] += len(rows)
                 tables.append(sort_rows(Rows(sealed.table, rows, sealed.varchar_heap, sealed.varchar_offsets)))
