@@ -6,8 +6,11 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from recorder.core.batch import Scope
 from recorder.core.eligibility import eligibility, unknown_conditions
+from recorder.core.templates import Message, Row, Templates
 from recorder.core.text_time import rfc3339_ns
 from recorder.feeds.alpaca.messages import (
     PASSED_OVER,
@@ -28,19 +31,31 @@ from recorder.values.errors import FrameError, SymbolError
 from recorder.values.feed import HOUR, SECOND
 from recorder.values.schema import LONG_NULL, TEXT_NULL
 from recorder.values.symbols import hashed_id
-from recorder.values.tables import BUY, CANCELLED, CORRECTED, HALTED, NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE, SELL
+from recorder.values.tables import (
+    BARS,
+    BUY,
+    CANCELLED,
+    CORRECTED,
+    HALTED,
+    NOT_LAST_ELIGIBLE,
+    NOT_VOLUME_ELIGIBLE,
+    QUOTES,
+    SELL,
+    TRADES,
+)
 
 YEAR_2000_NS = 946_684_800 * SECOND
 AHEAD_NS_MAX = 24 * HOUR  # past the receive time: clocks differ by seconds, a day is nonsense
-KNOWN_PRINTS_MAX = 1 << 16  # combinations of exchange, conditions and tape remembered; some hundred occur
+KNOWN_SALES_MAX = 1 << 16  # combinations of conditions and tape remembered; some hundred occur
 _INF = float("inf")
 _NAN = float("nan")
 _WITHDRAWN = CANCELLED | NOT_LAST_ELIGIBLE | NOT_VOLUME_ELIGIBLE
+SALE = "conditions+tape+flags"  # what templates look up for how a sale was made
 _STATUS, _LULD = 1, 2  # codes of the STATUSES.kind label
 # CTA letters, then UTP's; none means two things. Q resumes quoting, not trading.
 _HALTS, _RESUMES = frozenset({"2", "H", "P"}), frozenset({"3", "T"})
 
-Row = Callable[[Any, int], None]
+Store = Callable[[Any, int], None]
 _unpack_64, _unpack_96 = struct.Struct(">Q").unpack, struct.Struct(">Iq").unpack
 
 
@@ -83,28 +98,52 @@ class _Series(dict[str, int]):
             number = self[name] = self._scope.series(self._canonical(name))
         except SymbolError as error:
             raise FrameError(str(error)) from None
+        self._scope.teach("series", name, number)
         return number
 
 
-class _Prints(dict[tuple[str | None, Texts, str | None], tuple[int, int, int, int]]):
-    """(exchange, conditions, tape) → (exchange id, conditions id, tape id, flags)."""
+class _Sales(dict[tuple[Texts, str | None], tuple[int, int, int]]):
+    """(conditions, tape) → (conditions id, tape id, flags)."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
-    def __missing__(self, key: tuple[str | None, Texts, str | None]) -> tuple[int, int, int, int]:
-        exchange, conditions, tape = key
+    def __missing__(self, key: tuple[Texts, str | None]) -> tuple[int, int, int]:
+        conditions, tape = key
         flags = 0
         if conditions:  # crypto has none
             flags = eligibility(conditions, tape)
             for code in unknown_conditions(conditions, tape):
                 self._scope.unknown(f"condition {code} on tape {tape}")
-        if len(self) >= KNOWN_PRINTS_MAX:
+        if len(self) >= KNOWN_SALES_MAX:
             self.clear()
+            self._scope.forget_all(SALE)  # so that an unknown condition is counted again with and without templates
         text = self._scope.text
         joined = ",".join(conditions) if conditions else None
-        result = self[key] = (text(exchange or None), text(joined), text(tape or None), flags)
+        result = self[key] = (text(joined), text(tape or None), flags)
+        _teach_span(self._scope, SALE, conditions, tape, *result)
         return result
+
+
+class _Places(dict[str | None, int]):
+    """Exchange's letter → text id. ``columns`` are those of templates that hold one."""
+
+    def __init__(self, scope: Scope, *columns: str) -> None:
+        self._scope, self._columns = scope, columns
+
+    def __missing__(self, letter: str | None) -> int:
+        number = self[letter] = self._scope.text(letter or None)
+        if letter:
+            for column in self._columns:
+                self._scope.teach(column, letter, number)
+        return number
+
+
+def _teach_span(scope: Scope, name: str, conditions: Texts, tape: str | None, *values: int) -> None:
+    """Teach how conditions and tape look at the end of a message, in both formats."""
+    if conditions is not None and tape is not None:
+        scope.teach(name, msgspec.json.encode(conditions) + b',"z":' + msgspec.json.encode(tape), *values)
+        scope.teach(name, b"".join(map(msgspec.msgpack.encode, (conditions, "z", tape))), *values)
 
 
 def _id(number: int) -> tuple[int, str | None]:
@@ -116,23 +155,66 @@ def _id(number: int) -> tuple[int, str | None]:
     return hashed_id(str(number)), str(number)
 
 
-def rows_of(scope: Scope, canonical: Callable[[str], str]) -> dict[Any, Row]:
+_SPAN = '["…"],"z":"…"'
+_BAR = (
+    '"S":"<series>","o":<open>,"h":<high>,"l":<low>,"c":<close>,"v":<volume>,"n":<trade_count>,"vw":<vwap>,'
+    '"t":"<ts_event:rfc3339>"'
+)
+_STOCKS = (
+    Row(
+        TRADES,
+        '{"T":"t","S":"<series>","i":<trade_id>,"x":"<exchange>","p":<price>,"s":<size>,"t":"<ts_event:rfc3339>",'
+        f'"c":<{SALE}:{_SPAN}>}}',
+    ),
+    Row(
+        QUOTES,
+        '{"T":"q","S":"<series>","bx":"<bid_exchange>","bp":<bid>,"bs":<bid_size>,"ax":"<ask_exchange>","ap":<ask>,'
+        f'"as":<ask_size>,"t":"<ts_event:rfc3339>","c":<conditions:{_SPAN}>}}',
+    ),
+)
+_CRYPTO = (
+    Row(
+        TRADES,
+        '{"T":"t","S":"<series>","p":<price>,"s":<size>,"t":"<ts_event:rfc3339>","i":<trade_id>,'
+        '"tks":"<side:B=buy,S=sell>"}',
+    ),
+    Row(
+        QUOTES,
+        '{"T":"q","S":"<series>","bp":<bid>,"bs":<bid_size>,"ap":<ask>,"as":<ask_size>,"t":"<ts_event:rfc3339>"}',
+    ),
+)
+
+
+def templates_of(scope: Scope, crypto: bool, packed: bool) -> Templates:
+    """Trades, quotes and bars in the order of fields of the provider's documentation."""
+    bars = (
+        Row(BARS, f'{{"T":"b",{_BAR}}}', timeframe=scope.text("1m")),
+        Row(BARS, f'{{"T":"u",{_BAR}}}', timeframe=scope.text("1m"), flags=CORRECTED),
+        Row(BARS, f'{{"T":"d",{_BAR}}}', timeframe=scope.text("1d")),
+    )
+    return Templates((Message("[<rows>]", *(_CRYPTO if crypto else _STOCKS), *bars),), packed)
+
+
+def rows_of(scope: Scope, canonical: Callable[[str], str]) -> dict[Any, Store]:
     """Type of message → what stores it."""
-    series, prints, halted = _Series(scope, canonical), _Prints(scope), set[str]()
+    series, sales, halted = _Series(scope, canonical), _Sales(scope), set[str]()
+    places = _Places(scope, "exchange", "bid_exchange", "ask_exchange")
 
     def success(message: Success, ts_recv: int) -> None:
         if message.msg == "connected":
             # What resumed while we were away, nobody tells: a halt outlives no connection.
+            for symbol in halted:
+                scope.teach("series", symbol, series[symbol])
             halted.clear()
 
-    rows: dict[Any, Row] = {
-        Trade: _trade_rows(scope, series, prints, halted),
-        Quote: _quote_rows(scope, series, prints),
+    rows: dict[Any, Store] = {
+        Trade: _trade_rows(scope, series, places, sales, halted),
+        Quote: _quote_rows(scope, series, places),
         Bar: _bar_rows(scope, series, "1m", 0),
         UpdatedBar: _bar_rows(scope, series, "1m", CORRECTED),
         DailyBar: _bar_rows(scope, series, "1d", 0),
-        Correction: _correction_rows(scope, series, prints),
-        Cancel: _cancel_rows(scope, series, prints),
+        Correction: _correction_rows(scope, series, places, sales),
+        Cancel: _cancel_rows(scope, series, places, sales),
         Status: _status_rows(scope, series, halted),
         Luld: _luld_rows(scope, series),
     }
@@ -140,7 +222,7 @@ def rows_of(scope: Scope, canonical: Callable[[str], str]) -> dict[Any, Row]:
     return rows | dict.fromkeys(PASSED_OVER, lambda message, ts_recv: None) | {Success: success}
 
 
-def _trade_rows(scope: Scope, series: _Series, prints: _Prints, halted: set[str]) -> Row:
+def _trade_rows(scope: Scope, series: _Series, places: _Places, sales: _Sales, halted: set[str]) -> Store:
     append, varchar = scope.trades.append, scope.trades.varchar
     sides = {"B": BUY, "S": SELL}
 
@@ -151,7 +233,7 @@ def _trade_rows(scope: Scope, series: _Series, prints: _Prints, halted: set[str]
             raise FrameError(f"trade of {size} at {price}")
         if number is None:  # not seen in the wild; an id that a replay reproduces keeps such rows apart
             number = hashed_id(f"{symbol} {message.x} {ts} {price} {size}")
-        exchange, conditions, tape, flags = prints[message.x, message.c, message.z]
+        exchange, (conditions, tape, flags) = places[message.x], sales[message.c, message.z]
         if symbol in halted:
             flags |= HALTED
         ref = TEXT_NULL
@@ -164,8 +246,8 @@ def _trade_rows(scope: Scope, series: _Series, prints: _Prints, halted: set[str]
     return row
 
 
-def _correction_rows(scope: Scope, series: _Series, prints: _Prints) -> Row:
-    withdraw, append, varchar = _withdrawal(scope, series, prints), scope.trades.append, scope.trades.varchar
+def _correction_rows(scope: Scope, series: _Series, places: _Places, sales: _Sales) -> Store:
+    withdraw, append, varchar = _withdrawal(scope, series, places, sales), scope.trades.append, scope.trades.varchar
 
     def row(message: Correction, ts_recv: int) -> None:
         """The original withdrawn, the corrected print in its place, both at the time of the correction."""
@@ -175,7 +257,7 @@ def _correction_rows(scope: Scope, series: _Series, prints: _Prints) -> Row:
         number, ref = _id(message.ci)
         if message.oi != message.ci:  # under the same id, the corrected row itself says what became of the first
             withdraw(message.oi, message.op, message.os, message.oc, message, ts, ts_recv)
-        exchange, conditions, tape, flags = prints[message.x, message.cc, message.z]
+        exchange, (conditions, tape, flags) = places[message.x], sales[message.cc, message.z]
         append(
             ts, ts_recv, series[message.S], exchange, number, varchar(ref), message.cp, message.cs, 0, conditions, tape,
             flags | CORRECTED,
@@ -184,8 +266,8 @@ def _correction_rows(scope: Scope, series: _Series, prints: _Prints) -> Row:
     return row
 
 
-def _cancel_rows(scope: Scope, series: _Series, prints: _Prints) -> Row:
-    withdraw = _withdrawal(scope, series, prints)
+def _cancel_rows(scope: Scope, series: _Series, places: _Places, sales: _Sales) -> Store:
+    withdraw = _withdrawal(scope, series, places, sales)
 
     def row(message: Cancel, ts_recv: int) -> None:
         withdraw(message.i, message.p, message.s, None, message, _time(message.t, ts_recv), ts_recv)
@@ -193,7 +275,7 @@ def _cancel_rows(scope: Scope, series: _Series, prints: _Prints) -> Row:
     return row
 
 
-def _withdrawal(scope: Scope, series: _Series, prints: _Prints) -> Callable[..., None]:
+def _withdrawal(scope: Scope, series: _Series, places: _Places, sales: _Sales) -> Callable[..., None]:
     append, varchar = scope.trades.append, scope.trades.varchar
 
     def row(number: int, price: float, size: float, codes: Texts, message: Any, ts: int, ts_recv: int) -> None:
@@ -201,7 +283,7 @@ def _withdrawal(scope: Scope, series: _Series, prints: _Prints) -> Callable[...,
         if not (0.0 <= price < _INF and 0.0 <= size < _INF):
             raise FrameError(f"withdrawal of {size} at {price}")
         number, ref = _id(number)
-        exchange, conditions, tape, _ = prints[message.x, codes, message.z]
+        exchange, (conditions, tape, _) = places[message.x], sales[codes, message.z]
         append(
             ts, ts_recv, series[message.S], exchange, number, varchar(ref), price, size, 0, conditions, tape, _WITHDRAWN
         )
@@ -209,9 +291,9 @@ def _withdrawal(scope: Scope, series: _Series, prints: _Prints) -> Callable[...,
     return row
 
 
-def _quote_rows(scope: Scope, series: _Series, prints: _Prints) -> Row:
+def _quote_rows(scope: Scope, series: _Series, places: _Places) -> Store:
     append, text = scope.quotes.append, scope.text
-    joined: dict[Texts, int] = {None: TEXT_NULL, (): TEXT_NULL}
+    joined: dict[tuple[Texts, str | None], int] = {}
 
     def row(message: Quote, ts_recv: int) -> None:
         ts = _time(message.t, ts_recv)
@@ -223,21 +305,23 @@ def _quote_rows(scope: Scope, series: _Series, prints: _Prints) -> Row:
                 bid = bid_size = _NAN
             if not ask:
                 ask = ask_size = _NAN
-        conditions = joined.get(message.c)
+        conditions = joined.get((message.c, message.z))
         if conditions is None:
-            if len(joined) >= KNOWN_PRINTS_MAX:
+            if len(joined) >= KNOWN_SALES_MAX:
                 joined.clear()
-            conditions = joined[message.c] = text(",".join(message.c)) if message.c else TEXT_NULL
+            conditions = text(",".join(message.c)) if message.c else TEXT_NULL
+            joined[message.c, message.z] = conditions
+            _teach_span(scope, "conditions", message.c, message.z, conditions)
         append(
-            ts, ts_recv, series[message.S], LONG_NULL, bid, bid_size, ask, ask_size, text(message.bx or None),
-            text(message.ax or None), conditions, 0,
+            ts, ts_recv, series[message.S], LONG_NULL, bid, bid_size, ask, ask_size, places[message.bx],
+            places[message.ax], conditions, 0,
         )  # fmt: skip
 
     return row
 
 
-def _bar_rows(scope: Scope, series: _Series, timeframe: str, flags: int) -> Row:
-    append, text = scope.bars.append, scope.text
+def _bar_rows(scope: Scope, series: _Series, timeframe: str, flags: int) -> Store:
+    append, number = scope.bars.append, scope.text(timeframe)
 
     def row(message: Bar, ts_recv: int) -> None:
         ts = _time(message.t, ts_recv)
@@ -245,14 +329,14 @@ def _bar_rows(scope: Scope, series: _Series, timeframe: str, flags: int) -> Row:
             raise FrameError(f"bar {message.o}, {message.h}, {message.l}, {message.c} of {message.v}")
         vwap = message.vw if 0.0 < message.vw < _INF else _NAN
         append(
-            ts, ts_recv, series[message.S], text(timeframe), message.o, message.h, message.l, message.c, message.v,
+            ts, ts_recv, series[message.S], number, message.o, message.h, message.l, message.c, message.v,
             vwap, message.n, flags,
         )  # fmt: skip
 
     return row
 
 
-def _status_rows(scope: Scope, series: _Series, halted: set[str]) -> Row:
+def _status_rows(scope: Scope, series: _Series, halted: set[str]) -> Store:
     append, text, varchar = scope.statuses.append, scope.text, scope.statuses.varchar
 
     def row(message: Status, ts_recv: int) -> None:
@@ -262,13 +346,15 @@ def _status_rows(scope: Scope, series: _Series, halted: set[str]) -> Row:
         )  # fmt: skip
         if message.sc in _HALTS:
             halted.add(message.S)
+            scope.forget("series", message.S)  # its rows have a flag that templates do not know
         elif message.sc in _RESUMES:
             halted.discard(message.S)
+            scope.teach("series", message.S, series[message.S])
 
     return row
 
 
-def _luld_rows(scope: Scope, series: _Series) -> Row:
+def _luld_rows(scope: Scope, series: _Series) -> Store:
     append, text = scope.statuses.append, scope.text
 
     def row(message: Luld, ts_recv: int) -> None:

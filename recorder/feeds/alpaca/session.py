@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from recorder.core.batch import Scope
+from recorder.core.templates import Templates
 from recorder.feeds.alpaca.messages import CONTROL, LENIENT, MALFORMED, RAW, STRICT_READERS, explain
-from recorder.feeds.alpaca.rows import rows_of
+from recorder.feeds.alpaca.rows import rows_of, templates_of
 from recorder.values import feed as values
 from recorder.values.errors import ConfigError, FrameError, nearest
 from recorder.values.feed import SECOND, Capability, Command, Endpoint, FeedSpec
@@ -240,6 +241,9 @@ class Alpaca:
                     out.reject(str(error), bytes(part), ts_recv)
 
         return decode
+
+    def templates(self, out: Scope) -> Templates:
+        return templates_of(out, self.feed == "crypto", self.format == "msgpack")
 
     def _name(self, symbol: str) -> str:
         """As Alpaca writes it."""

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from recorder.core.batch import Scope
-from recorder.feeds.kraken.messages import PAIR, PAIR_CHARS_MAX, TIMEFRAMES, canonical, decoder
+from recorder.core.templates import Templates
+from recorder.feeds.kraken.messages import PAIR, PAIR_CHARS_MAX, TEMPLATES, TIMEFRAMES, canonical, decoder
 from recorder.values.errors import ConfigError, FrameError, SymbolError, nearest
 from recorder.values.feed import (
     SECOND,
@@ -115,6 +116,10 @@ class Kraken:
 
     def decoder(self, out: Scope) -> Callable[[bytes, int], None]:
         return decoder(out)
+
+    def templates(self, out: Scope) -> Templates | None:
+        """Updates of trades and best prices."""
+        return TEMPLATES if self.api == "v2" else None
 
     def on_open(self) -> list[Command]:
         names = [CHANNELS[channel] for channel in dict.fromkeys(self.channels)]
