@@ -147,3 +147,7 @@ class Spellings:
             self.slots, first = np.full(2 * len(self.slots), -1, np.int32), 0
         _place(self.slots, self.heap, self.entries, first, row + 1)
         return row
+
+    def warm(self) -> None:
+        """Compile, or load from the cache, what learning a spelling needs."""
+        _place(self.slots, self.heap, self.entries, 0, 0)

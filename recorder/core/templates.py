@@ -312,4 +312,5 @@ class Matcher:
         fixed.flags.writeable = False
         for each in (data, fixed):
             self.match(Frames(each, table, 0), 0)
+        self._out.spellings.warm()
         self._patience = 1
