@@ -127,9 +127,9 @@ class Connection:
             reason = str(error)
         finally:
             stopping.cancel()
-            opening.cancel()  # nobody is left who would close what it opens
-            if self._client is not None and not over:
-                self._client.abort()
+            opening.cancel()
+            if not over:
+                opening.add_done_callback(_abandon)  # nobody is left who would close what it opened
             self._client = None
             self._outbox.clear()
             for handle in (self._pacing, self._timer):
@@ -248,3 +248,8 @@ class Connection:
     @property
     def ready(self) -> bool:
         return self.session.state is State.READY
+
+
+def _abandon(opening: asyncio.Task[WebSocketClient]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().abort()

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any, Protocol
 
 import numpy as np
+from websockets.protocol import State
 
 from recorder.core.market import KIND, SYMBOL, TRADE
 from recorder.shell.simulator.render import Renderer
@@ -21,6 +22,9 @@ class Socket(Protocol):
     """What is used of a WebSocket connection of the ``websockets`` package."""
 
     transport: asyncio.Transport
+
+    @property
+    def state(self) -> State: ...
 
     async def close(self, code: int = 1000, reason: str = "") -> None: ...
     async def drain(self) -> None: ...
@@ -52,7 +56,8 @@ class Client:
 
     @property
     def open(self) -> bool:
-        return self._closing is None and not self.ws.transport.is_closing()
+        """Whether it may be sent anything: not after the client has said goodbye, whatever the transport says."""
+        return self._closing is None and self.ws.state is State.OPEN and not self.ws.transport.is_closing()
 
     def say(self, replies: list[Reply]) -> None:
         """Send what the provider says; a Close ends the connection after what was said before it."""

@@ -1,0 +1,318 @@
+"""One connection against a simulated provider over real sockets and journal: reconnecting, silence, stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from recorder.core import session as sessions
+from recorder.core.frames import CLOSED, OPENED, SENT, SOURCE, TEXT
+from recorder.core.session import State
+from recorder.feeds import make
+from recorder.shell import connection as connections
+from recorder.shell.connection import Connection
+from recorder.shell.journal import Journal
+from recorder.shell.simulator import Simulator
+from recorder.values.errors import JournalFull
+from recorder.values.feed import SECOND, Endpoint, FeedSpec
+
+WAIT_S = 60.0
+MILLISECOND = SECOND // 1000
+
+
+class Told:
+    """A log that remembers."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, dict[str, Any]]] = []
+
+    def info(self, event: str, **fields: object) -> None:
+        self.lines.append(("info", event, fields))
+
+    def warning(self, event: str, **fields: object) -> None:
+        self.lines.append(("warning", event, fields))
+
+    def error(self, event: str, **fields: object) -> None:
+        self.lines.append(("error", event, fields))
+
+    @property
+    def events(self) -> list[str]:
+        return [event for _, event, _ in self.lines]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal.open(tmp_path / "journal", segment_bytes=8 << 20) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backoffs a hundred times shorter; what is tested is their order, their sizes are in test_session."""
+    monkeypatch.setattr(sessions, "BACKOFF_FIRST_NS", 5 * MILLISECOND)
+    monkeypatch.setattr(connections, "TIMER_S", 0.02)
+
+
+def feed_of(spec: FeedSpec, keys: dict[str, str] | None = None, **endpoint: Any) -> Any:
+    """A provider's feed that is quick to connect again, and impatient as ``endpoint`` says."""
+    feed = make(spec, keys or {})
+    capability = msgspec.structs.replace(feed.capability(), connects_per_minute_max=1e6, hold_ns=0)
+    original: Endpoint = feed.endpoint()
+    feed.capability = lambda: capability
+    feed.endpoint = lambda: msgspec.structs.replace(original, **endpoint)
+    return feed
+
+
+def coinbase(url: str, **more: Any) -> FeedSpec:
+    return FeedSpec(name="cb", provider="coinbase", symbols=("BTC-USD",), options={"api": "exchange"}, url=url, **more)
+
+
+@asynccontextmanager
+async def connected(feed: Any, journal: Journal, told: Told) -> Any:
+    connection = Connection(feed.spec, feed, journal, lambda: None, told)
+    task = asyncio.create_task(connection.run())
+    try:
+        yield connection
+    finally:
+        await connection.stop()
+        await asyncio.wait_for(task, WAIT_S)
+
+
+def simulator(provider: str = "coinbase", **settings: Any) -> Simulator:
+    return Simulator([provider], **{"symbols": {"coinbase": ["BTC-USD"]}, "rate": 500, **settings})
+
+
+async def reached(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def kinds(journal: Journal) -> list[int]:
+    found: list[int] = []
+    position = journal.begin
+    while (frames := journal.read(position)) is not None:
+        found += frames.kinds.tolist()
+        position = frames.end
+    return found
+
+
+def payloads(journal: Journal, kind: int) -> list[bytes]:
+    found: list[bytes] = []
+    position = journal.begin
+    while (frames := journal.read(position)) is not None:
+        found += [frames.payload(i) for i in range(frames.count) if frames.kinds[i] == kind]
+        position = frames.end
+    return found
+
+
+def match_ids(journal: Journal) -> list[int]:
+    messages = [json.loads(payload) for payload in payloads(journal, TEXT)]
+    return [message["trade_id"] for message in messages if message["type"] == "match"]
+
+
+def test_a_conversation_is_journalled_in_its_order_from_opened_to_closed(journal: Journal) -> None:
+    async def run() -> None:
+        told = Told()
+        async with simulator() as place, connected(feed_of(coinbase(place.url("coinbase"))), journal, told) as c:
+            await reached(lambda: c.ready and c.frames > 50)
+            assert c.ready_symbols == ("BTC-USD",)
+        found = kinds(journal)
+        assert found[:2] == [SOURCE, OPENED]
+        assert found[-1] == CLOSED
+        assert found.count(OPENED) == found.count(CLOSED) == 1
+        assert found.count(TEXT) == c.frames
+        asked = [json.loads(payload) for payload in payloads(journal, SENT)]
+        assert asked[0]["type"] == "subscribe"
+        assert told.events == ["feed.connected"]
+
+    asyncio.run(run())
+
+
+def test_stopping_journals_every_frame_that_the_provider_still_sent(journal: Journal) -> None:
+    async def run() -> None:
+        async with simulator(rate=5000) as place:
+            async with connected(feed_of(coinbase(place.url("coinbase"))), journal, Told()) as c:
+                await reached(lambda: c.frames > 500)
+            await reached(lambda: not place.clients("coinbase"))
+            sent = place.truth["coinbase"].symbols["BTC-USD"].sent
+        ids = match_ids(journal)
+        assert len(ids) == len(set(ids)) == sent
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("code", [None, 1001, 1012], ids=["reset", "going away", "service restart"])
+def test_a_cut_connection_is_opened_again_and_told_once(journal: Journal, code: int | None) -> None:
+    async def run() -> None:
+        told = Told()
+        async with simulator() as place, connected(feed_of(coinbase(place.url("coinbase"))), journal, told) as c:
+            for round_ in (1, 2):
+                await reached(lambda: c.ready)
+                frames = c.frames
+                await reached(lambda frames=frames: c.frames > frames + 20)
+                place.cut("coinbase", code)
+                await reached(lambda round_=round_: c.reconnects == round_ and c.ready)
+        assert told.events == ["feed.connected", "feed.disconnected"] * 2 + ["feed.connected"]
+        assert kinds(journal).count(OPENED) == 3
+        ids = match_ids(journal)
+        assert len(ids) == len(set(ids))
+
+    asyncio.run(run())
+
+
+def test_refusals_are_tried_again_without_a_line_each(journal: Journal) -> None:
+    async def run() -> None:
+        told = Told()
+        async with simulator() as place:
+            place.refuse("coinbase", 5)
+            async with connected(feed_of(coinbase(place.url("coinbase"))), journal, told) as c:
+                await reached(lambda: c.ready)
+                assert c.reconnects == 5
+        assert told.events == ["feed.unreachable", "feed.connected"]
+        assert "503" in told.lines[0][2]["reason"]
+
+    asyncio.run(run())
+
+
+def test_silence_of_an_open_connection_is_its_end(journal: Journal) -> None:
+    async def run() -> None:
+        told = Told()
+        async with simulator() as place:
+            feed = feed_of(coinbase(place.url("coinbase")), silence_ns=400 * MILLISECOND)
+            async with connected(feed, journal, told) as c:
+                await reached(lambda: c.ready and c.frames > 20)
+                place.stall("coinbase")
+                await reached(lambda: "feed.disconnected" in told.events)
+                place.resume("coinbase")
+                await reached(lambda: c.ready)
+        assert "nothing received for" in told.lines[1][2]["reason"]
+        ids = match_ids(journal)
+        assert len(ids) == len(set(ids))
+
+    asyncio.run(run())
+
+
+def test_a_peer_that_does_not_even_answer_the_close_is_left_in_time(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "CLOSE_TIMEOUT_S", 0.1)
+
+    async def run() -> None:
+        async with simulator() as place, connected(feed_of(coinbase(place.url("coinbase"))), journal, Told()) as c:
+            await reached(lambda: c.ready)
+            place.stall("coinbase")
+        assert kinds(journal)[-1] == CLOSED  # before stop() returned: the journal may be closed now
+
+    asyncio.run(run())
+
+
+def test_a_frame_nobody_can_read_is_journalled_and_ends_nothing(journal: Journal) -> None:
+    async def run() -> None:
+        told, garbage = Told(), '{"type":"match","trade_id":'
+        async with simulator() as place, connected(feed_of(coinbase(place.url("coinbase"))), journal, told) as c:
+            await reached(lambda: c.ready)
+            place.garbage("coinbase", garbage)
+            frames = c.frames
+            await reached(lambda: c.frames > frames + 50)
+        assert garbage.encode() in payloads(journal, TEXT)
+        assert told.events == ["feed.connected"]
+
+    asyncio.run(run())
+
+
+def test_a_refused_key_is_told_once_and_not_tried_again_at_once(journal: Journal) -> None:
+    async def run() -> None:
+        told, secret = Told(), "never-to-be-seen-0123456789"
+        keys = {"APCA_API_KEY_ID": "PKWRONG", "APCA_API_SECRET_KEY": secret}
+        async with simulator("alpaca", symbols=["AAPL"], rules={"alpaca": {"keys": {"PKRIGHT": "right"}}}) as place:
+            spec = FeedSpec(
+                name="al", provider="alpaca", symbols=("AAPL",), url=place.url("alpaca"),
+                options={"feed": "iex", "location": "us", "format": "json"},
+            )  # fmt: skip
+            async with connected(feed_of(spec, keys), journal, told) as c:
+                await reached(lambda: c.reconnects == 1)
+                assert c.session.fatal
+                assert not c.ready
+        assert told.events == ["feed.refused"]
+        assert not [p for kind in (SENT, TEXT, SOURCE) for p in payloads(journal, kind) if secret.encode() in p]
+
+    asyncio.run(run())
+
+
+def test_cancelled_while_connecting_it_leaves_no_connection_behind(journal: Journal) -> None:
+    async def run() -> None:
+        async with simulator() as place:
+            for turns in range(25):
+                feed = feed_of(coinbase(place.url("coinbase")))
+                task = asyncio.create_task(Connection(feed.spec, feed, journal, lambda: None, Told()).run())
+                for _ in range(turns):  # another moment of the handshake each time
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            async with asyncio.timeout(4):  # the exchange itself cuts who does not subscribe, after 5 s
+                await reached(lambda: not place.clients("coinbase"))
+
+    asyncio.run(run())
+
+
+class FullJournal:
+    """A journal whose disk is full after ``room`` frames, until somebody makes room."""
+
+    def __init__(self, journal: Journal, room: int) -> None:
+        self.journal, self.room = journal, room
+
+    def source(self, spec: FeedSpec) -> int:
+        return self.journal.source(spec)
+
+    def append(self, source: int, kind: int, ts_recv: int, payload: bytes) -> int:
+        self._take(1)
+        return self.journal.append(source, kind, ts_recv, payload)
+
+    def append_frames(self, *arguments: Any) -> int:
+        self._take(arguments[-1])
+        return self.journal.append_frames(*arguments)
+
+    def _take(self, count: int) -> None:
+        if self.room < count:
+            self.room = 0
+            raise JournalFull("no room for another segment; free some space")
+        self.room -= count
+
+
+def test_a_full_journal_closes_the_connection_and_recording_resumes_with_room(journal: Journal) -> None:
+    async def run() -> None:
+        told, full = Told(), FullJournal(journal, 300)
+        async with simulator() as place, connected(feed_of(coinbase(place.url("coinbase"))), full, told) as c:
+            await reached(lambda: "feed.disconnected" in told.events)
+            assert "no room" in told.lines[1][2]["reason"]
+            await reached(lambda: c.reconnects >= 3)
+            full.room = 1 << 30
+            await reached(lambda: c.ready)
+            frames = c.frames
+            await reached(lambda: c.frames > frames + 50)
+        assert told.events == ["feed.connected", "feed.disconnected", "feed.connected"]
+
+    asyncio.run(run())
+
+
+def test_a_session_that_never_becomes_ready_is_given_up(journal: Journal) -> None:
+    async def run() -> None:
+        told = Told()
+        async with simulator() as place:
+            feed = feed_of(coinbase(place.url("coinbase")), ready_timeout_ns=100 * MILLISECOND)
+            feed.on_open = lambda: []  # asks for nothing, so nothing is acknowledged
+            async with connected(feed, journal, told) as c:
+                await reached(lambda: c.reconnects >= 2)
+                assert c.session.state is not State.READY
+        assert told.events == ["feed.unreachable"]
+        assert "not subscribed" in told.lines[0][2]["reason"]
+
+    asyncio.run(run())

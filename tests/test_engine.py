@@ -1,0 +1,255 @@
+"""The engine between a real journal and a sink that a test opens and closes: bounded memory, release, catch-up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from recorder.core.encode import Sealed
+from recorder.core.frames import TEXT
+from recorder.core.pipeline import Pipeline
+from recorder.feeds import make
+from recorder.shell import engine as engines
+from recorder.shell.engine import Engine
+from recorder.shell.journal import Journal
+from recorder.values.config import BatchConfig, KernelsConfig
+from recorder.values.feed import FeedSpec
+
+SPEC = FeedSpec(name="cb", provider="coinbase", symbols=("BTC-USD",), options={"api": "exchange"})
+MATCH = (
+    '{{"type":"match","trade_id":{0},"maker_order_id":"m","taker_order_id":"t","side":"buy","size":"0.5",'
+    '"price":"60000.01","product_id":"BTC-USD","sequence":{0},"time":"2026-11-23T12:00:00.{0:06d}Z"}}'
+)
+ROWS_MAX = 100
+
+
+class GatedSink:
+    """Takes ``blocks_max`` blocks until some are said to be applied; keeps the rows' ids."""
+
+    def __init__(self, blocks_max: int = 8) -> None:
+        self.blocks_max = blocks_max
+        self.waiting: list[Sealed] = []
+        self.ids: list[int] = []
+        self.blocks: list[int] = []
+
+    def room(self) -> bool:
+        return len(self.waiting) < self.blocks_max
+
+    def submit(self, sealed: Sealed) -> None:
+        assert self.room()
+        self.waiting.append(sealed)
+        self.blocks.append(sum(len(rows.rows) for rows in sealed.tables))
+        for rows in sealed.tables:
+            if rows.table.name == "trades":
+                self.ids += rows.rows["trade_id"].tolist()
+
+    def apply(self, engine: Engine) -> int:
+        """Everything submitted can be queried now; return the position."""
+        position = self.waiting[-1].position
+        self.waiting.clear()
+        engine.on_applied(position)
+        engine.on_answered(position)
+        return position
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal.open(tmp_path / "journal", segment_bytes=1 << 20) as opened:
+        yield opened
+
+
+def append(journal: Journal, first: int, count: int, ts_recv: int | None = None) -> None:
+    source = journal.source(SPEC)
+    for number in range(first, first + count):
+        journal.append(source, TEXT, time.time_ns() if ts_recv is None else ts_recv, MATCH.format(number).encode())
+
+
+def new_engine(journal: Journal, window_ms: int = 1, rows_max: int = ROWS_MAX) -> Engine:
+    pipeline = Pipeline(KernelsConfig(), make)
+    pipeline.consume(journal.declarations(journal.released))
+    pipeline.position = journal.released
+    return Engine(journal, pipeline, BatchConfig(window_ms=window_ms, rows_max=rows_max))
+
+
+async def reached(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def turns(count: int = 200) -> None:
+    """Let everything run that is due, over many turns of the loop and several windows."""
+    for _ in range(count):
+        await asyncio.sleep(0.0005)
+
+
+def test_rows_collected_stay_bounded_while_the_sink_has_no_room_and_none_is_lost(journal: Journal) -> None:
+    async def run() -> None:
+        engine, sink = new_engine(journal), GatedSink(blocks_max=1)
+        engine.start(sink)
+        most = 0
+        for batch in range(40):
+            append(journal, 1 + 1000 * batch, 1000)
+            engine.wake()
+            await turns(3)
+            most = max(most, engine.pipeline.pending)
+        frames_a_read = engines.READ_BYTES // 200  # a match is longer than that
+        assert len(sink.blocks) == 1
+        assert engine.pipeline.pending >= ROWS_MAX
+        assert most <= ROWS_MAX + frames_a_read
+        assert engine.backlog > 0
+        while not engine.settled:
+            await reached(lambda: sink.waiting or engine.settled)
+            if sink.waiting:
+                sink.apply(engine)
+                await asyncio.sleep(0)
+        assert sink.ids == list(range(1, 40_001))
+        assert max(sink.blocks) <= ROWS_MAX + frames_a_read
+
+    asyncio.run(run())
+
+
+def test_positions_are_released_only_when_their_rows_are_applied(journal: Journal) -> None:
+    async def run() -> None:
+        engine, sink = new_engine(journal), GatedSink()
+        engine.start(sink)
+        append(journal, 1, 10)
+        engine.wake()
+        await reached(lambda: sink.waiting)
+        engine.on_answered(sink.waiting[-1].position)
+        await turns(20)
+        assert (engine.released, journal.released, engine.rows_queryable) == (0, 0, 0)
+        assert engine.waiting_since > 0
+        position = sink.apply(engine)
+        await reached(lambda: engine.released)
+        assert engine.released == journal.released == position == journal.end
+        assert (engine.rows_queryable, engine.waiting_since, engine.settled) == (10, 0, True)
+
+    asyncio.run(run())
+
+
+def test_a_block_applied_with_an_older_one_releases_both_and_never_backwards(journal: Journal) -> None:
+    async def run() -> None:
+        engine, sink = new_engine(journal), GatedSink()
+        engine.start(sink)
+        for number in (1, 2, 3):
+            append(journal, number, 1)
+            engine.wake()
+            await reached(lambda number=number: len(sink.blocks) == number)
+        first, _, last = (sealed.position for sealed in sink.waiting)
+        engine.on_applied(last)
+        engine.on_applied(first)
+        await turns(5)
+        assert (engine.released, engine.rows_queryable) == (last, 3)
+
+    asyncio.run(run())
+
+
+def test_frames_journalled_before_there_is_a_sink_are_loaded_when_it_comes(journal: Journal) -> None:
+    async def run() -> None:
+        engine, sink = new_engine(journal), GatedSink()
+        append(journal, 1, 5000)
+        engine.wake()
+        await turns(20)
+        assert engine.pipeline.pending == 0  # nothing is decoded into memory while rows have nowhere to go
+        engine.start(sink)
+        await drained(engine, sink)
+        assert sink.ids == list(range(1, 5001))
+
+    asyncio.run(run())
+
+
+async def drained(engine: Engine, sink: GatedSink) -> None:
+    draining = asyncio.create_task(engine.drain(30))
+    while not draining.done():
+        if sink.waiting:
+            sink.apply(engine)
+        await asyncio.sleep(0.001)
+    assert draining.result()
+
+
+def test_another_engine_continues_where_the_first_one_was_released(journal: Journal) -> None:
+    async def run() -> None:
+        engine, sink = new_engine(journal), GatedSink()
+        engine.start(sink)
+        append(journal, 1, 50)
+        engine.wake()
+        await drained(engine, sink)
+        append(journal, 51, 50)
+        engine.wake()
+        await reached(lambda: len(sink.ids) == 100)  # submitted, and never applied: the process dies here
+        engine.stop()
+        following, other = new_engine(journal), GatedSink()
+        assert following.released == engine.released > 0
+        following.start(other)
+        await drained(following, other)
+        assert other.ids == list(range(51, 101))
+
+    asyncio.run(run())
+
+
+def test_draining_gives_up_in_time_when_the_database_does_not_answer(journal: Journal) -> None:
+    async def run() -> None:
+        engine, sink = new_engine(journal), GatedSink()
+        engine.start(sink)
+        append(journal, 1, 1)
+        assert not await engine.drain(0.05)
+
+    asyncio.run(run())
+
+
+def test_after_stop_nothing_is_submitted_any_more(journal: Journal) -> None:
+    async def run() -> None:
+        engine, sink = new_engine(journal, window_ms=5), GatedSink()
+        engine.start(sink)
+        append(journal, 1, 10)
+        engine.wake()
+        await reached(lambda: engine.pipeline.pending)
+        engine.stop()
+        engine.wake()
+        await turns(30)
+        assert sink.blocks == []
+
+    asyncio.run(run())
+
+
+def test_a_quiet_feed_waits_one_window_and_a_busy_one_fills_blocks(journal: Journal) -> None:
+    async def run() -> None:
+        engine, sink = new_engine(journal, window_ms=50, rows_max=1000), GatedSink(blocks_max=100)
+        engine.start(sink)
+        append(journal, 1, 1)
+        engine.wake()
+        await reached(lambda: sink.blocks)
+        assert sink.blocks == [1]
+        append(journal, 2, 20_000)
+        engine.wake()
+        await reached(lambda: len(sink.ids) == 20_001)
+        assert sum(size >= 1000 for size in sink.blocks) >= 10
+
+    asyncio.run(run())
+
+
+def test_latencies_are_those_of_the_frames(journal: Journal) -> None:
+    async def run() -> None:
+        engine, sink = new_engine(journal), GatedSink()
+        engine.start(sink)
+        append(journal, 1, 1)
+        engine.wake()
+        await drained(engine, sink)
+        for histogram in (engine.decoded, engine.queryable):
+            histogram.clear()
+        started = time.time_ns()
+        append(journal, 2, 10, ts_recv=started - 3_000_000_000)
+        engine.wake()
+        await drained(engine, sink)
+        elapsed = time.time_ns() - started + 3_000_000_000
+        assert engine.decoded.count == engine.queryable.count == 10
+        for histogram in (engine.decoded, engine.queryable):
+            assert 3_000_000_000 <= histogram.max <= elapsed
+        assert engine.decoded.sum <= engine.queryable.sum + elapsed
+
+    asyncio.run(run())
