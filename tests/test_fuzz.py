@@ -6,11 +6,9 @@ stays within bounds that have names.
 
 from __future__ import annotations
 
-import json
 import os
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from zlib import crc32
 
 import msgspec
@@ -18,14 +16,14 @@ import numpy as np
 import psutil
 import pytest
 from feeds.fuzzing import mutations
+from fuzz_cases import CASES, START, Case
 
 from recorder.core.batch import EXCERPT_BYTES, UNKNOWN_NAMES_MAX
 from recorder.core.encode import Sealed
-from recorder.core.frames import BINARY, SOURCE, TEXT, frames_from_list
+from recorder.core.frames import SOURCE, frames_from_list
 from recorder.core.pipeline import Pipeline
 from recorder.feeds import make
 from recorder.values.config import KernelsConfig
-from recorder.values.feed import FeedSpec
 from recorder.values.tables import QUOTES, REJECTED, TRADES
 
 DAMAGED = 1_000_000
@@ -34,196 +32,11 @@ FRAMES_AT_ONCE = 4_000
 GOOD_EVERY = 20  # one good frame after so many damaged ones
 GARBAGE_EVERY = 16  # one of so many is bytes without any sense
 SEAL_EVERY = 10  # in Frames
-START = 1_790_000_000  # s
 DAY_NS, YEAR_2000_NS = 86_400 * 10**9, 946_684_800 * 10**9
 REJECTED_BYTES_MAX = 4 * EXCERPT_BYTES + 8192  # an excerpt with every byte escaped, or the longest reason
 UNKNOWN_CHARS_MAX = 80
 NAMES_MAX = 10_000  # damaged names that still are names: 950 series and 521 texts
 GROWTH_BYTES_MAX = 96 << 20  # of the process over a million frames; measured 12 MB
-
-
-@dataclass(frozen=True)
-class Case:
-    """A feed, the frames that get damaged, and a good trade with a number of its own, on a symbol of its own."""
-
-    spec: FeedSpec
-    templates: tuple[bytes, ...]
-    good: Callable[[int], bytes]
-    symbol: str
-    kind: int = TEXT
-
-
-def rfc3339(number: int) -> str:
-    return f"2026-09-{1 + number // 86_400:02d}T{number // 3600 % 24:02d}:{number // 60 % 60:02d}:{number % 60:02d}.5Z"
-
-
-def objects(*messages: dict[str, object]) -> tuple[bytes, ...]:
-    return tuple(json.dumps(message, separators=(",", ":")).encode() for message in messages)
-
-
-def binance(market: str, base: str) -> Case:
-    perpetual = market == "usdm"
-
-    def enveloped(stream: str, **data: object) -> dict[str, object]:
-        return {"stream": stream, "data": data}
-
-    def good(number: int) -> bytes:
-        data = {"e": "trade", "E": 1, "s": f"{base}USDT", "t": number, "p": "1.5", "q": "2", "T": START * 1000 + number}
-        return msgspec.json.encode(enveloped(f"{base.lower()}usdt@trade", **data, m=number % 2 == 0))
-
-    bar = {
-        "t": 1638747600000, "T": 1638747659999, "s": "BTCUSDT", "i": "1m", "f": 100, "L": 200, "o": "0.0010",
-        "c": "0.0020", "h": "0.0025", "l": "0.0010", "v": "1000", "n": 100, "x": True, "q": "1.5", "V": "500",
-        "Q": "0.500", "B": "123456",
-    }  # fmt: skip
-    quote = {"u": 2710246762461, "s": "BTCUSDT", "b": "28145.10", "B": "3.868", "a": "28145.20", "A": "6.887"}
-    trade = {"E": 1672515782136, "s": "BTCUSDT", "t": 12345, "p": "0.001", "q": "100", "T": 1672515782136, "m": True}
-    templates = objects(
-        enveloped("btcusdt@trade", e="trade", **trade),
-        enveloped(
-            "btcusdt@aggTrade", e="aggTrade", f=100, l=105, **{"a" if k == "t" else k: v for k, v in trade.items()}
-        ),
-        enveloped("btcusdt@bookTicker", **quote),
-        enveloped("btcusdt@bookTicker", e="bookTicker", T=1680652700430, E=1680652700435, **quote),
-        enveloped("btcusdt@kline_1m", e="kline", E=1638747660000, s="BTCUSDT", k=bar),
-        enveloped("btcusdt@depth@100ms", e="depthUpdate", E=1, s="BTCUSDT", U=157, u=160, b=[["1", "2"]], a=[]),
-        {"result": None, "id": 1},
-    )
-    spec = FeedSpec(name=f"binance-{market}", provider="binance", options={"market": market})
-    return Case(spec, templates, good, f"{base}-USDT-PERP" if perpetual else f"{base}-USDT")
-
-
-def coinbase_exchange() -> Case:
-    match = {
-        "type": "match", "trade_id": 10, "sequence": 50, "maker_order_id": "a", "taker_order_id": "b",
-        "time": "2014-11-07T08:19:27.028459Z", "product_id": "BTC-USD", "size": "5.23512", "price": "400.23",
-        "side": "sell",
-    }  # fmt: skip
-
-    def good(number: int) -> bytes:
-        return objects({**match, "product_id": "ZRX-EUR", "trade_id": number, "time": rfc3339(number)})[0]
-
-    templates = objects(
-        match,
-        {**match, "type": "last_match"},
-        {
-            "type": "ticker", "sequence": 5, "product_id": "BTC-USD", "price": "17165.16", "best_bid": "17165.15",
-            "best_bid_size": "0.6", "best_ask": "17167.76", "best_ask_size": "0.1", "side": "sell",
-            "time": "2022-12-01T00:00:00.122581Z", "trade_id": 463751434, "last_size": "0.05",
-        },
-        {
-            "type": "heartbeat", "last_trade_id": 278953096, "product_id": "BTC-USD", "sequence": 29716844241,
-            "time": "2022-05-20T21:22:34.751219Z",
-        },
-        {"type": "l2update", "product_id": "BTC-USD", "time": "2019-08-14T20:42:27.265Z", "changes": []},
-        {"type": "subscriptions", "channels": [{"name": "matches", "product_ids": ["BTC-USD"]}]},
-    )  # fmt: skip
-    return Case(FeedSpec(name="coinbase", provider="coinbase"), templates, good, "ZRX-EUR")
-
-
-def coinbase_advanced() -> Case:
-    trade = {
-        "trade_id": "995098700", "product_id": "BTC-USD", "price": "68900.50", "size": "0.00150000", "side": "BUY",
-        "time": "2026-04-07T14:30:02.789012Z",
-    }  # fmt: skip
-
-    def frame(channel: str, **event: object) -> dict[str, object]:
-        stamp = "2026-04-07T14:30:02.789012Z"
-        return {"channel": channel, "client_id": "", "timestamp": stamp, "sequence_num": 5, "events": [event]}
-
-    def good(number: int) -> bytes:
-        item = {**trade, "product_id": "ZRX-EUR", "trade_id": str(number), "time": rfc3339(number)}
-        return objects(frame("market_trades", type="update", trades=[item]))[0]
-
-    candle = {
-        "start": "1775521800", "high": "68950.00", "low": "68850.00", "open": "68900.00", "close": "68920.50",
-        "volume": "42.15000000", "product_id": "BTC-USD",
-    }  # fmt: skip
-    ticker = {
-        "type": "ticker", "product_id": "BTC-USD", "price": "68900.50", "best_bid": "68900.00",
-        "best_bid_quantity": "1.5", "best_ask": "68901.00", "best_ask_quantity": "0.5",
-    }  # fmt: skip
-    templates = objects(
-        frame("market_trades", type="update", trades=[trade, {**trade, "trade_id": "995098701"}]),
-        frame("ticker", type="snapshot", tickers=[ticker]),
-        frame("candles", type="update", candles=[candle]),
-        frame("heartbeats", current_time="2026-04-07 14:30:10.000000000+00:00", heartbeat_counter=42),
-    )
-    spec = FeedSpec(name="coinbase-advanced", provider="coinbase", options={"api": "advanced"})
-    return Case(spec, templates, good, "ZRX-EUR")
-
-
-def kraken() -> Case:
-    trade = {
-        "symbol": "MATIC/USD", "side": "sell", "price": 0.5117, "qty": 40.0, "ord_type": "market", "trade_id": 4665906,
-        "timestamp": "2023-09-25T07:49:37.708706Z",
-    }  # fmt: skip
-    ticker = {
-        "symbol": "BTC/USD", "bid": 99.9, "bid_qty": 1.2, "ask": 100.1, "ask_qty": 2.3,
-        "timestamp": "2026-07-10T00:00:02.123456Z",
-    }  # fmt: skip
-    bar = {
-        "symbol": "BTC/USD", "interval": 1, "interval_begin": "2023-10-04T16:25:00.000000000Z", "open": 106038.2,
-        "high": 106044.3, "low": 106038.1, "close": 106040.1, "volume": 30927.68, "vwap": 106039.6, "trades": 12,
-    }  # fmt: skip
-
-    def good(number: int) -> bytes:
-        item = {**trade, "symbol": "ZRX/EUR", "trade_id": number, "timestamp": rfc3339(number)}
-        return objects({"channel": "trade", "type": "update", "data": [item]})[0]
-
-    templates = objects(
-        {"channel": "trade", "type": "snapshot", "data": [trade, {**trade, "trade_id": 4665907}]},
-        {"channel": "ticker", "type": "update", "data": [ticker]},
-        {"channel": "ohlc", "type": "update", "data": [bar]},
-        {"channel": "status", "type": "update", "data": [{"system": "online", "api_version": "v2"}]},
-        {"channel": "heartbeat"},
-    )
-    version1 = b'[993,[["354.04000000","0.28245396","1618678150.826417","s","m",""]],"trade","XMR/USD"]'
-    return Case(FeedSpec(name="kraken", provider="kraken"), (*templates, version1), good, "ZRX-EUR")
-
-
-ALPACA: tuple[dict[str, object], ...] = (
-    {"T": "t", "S": "AAPL", "i": 96921, "x": "D", "p": 126.55, "s": 1, "t": 0, "c": ["@", "I"], "z": "C"},
-    {"T": "q", "S": "AMD", "bx": "U", "bp": 87.6, "bs": 1, "ax": "Q", "ap": 88, "as": 4, "t": 0, "c": ["R"], "z": "C"},
-    {"T": "b", "S": "SPY", "o": 388.9, "h": 389.1, "l": 388.9, "c": 389.1, "v": 49378, "n": 461, "vw": 389.06, "t": 0},
-    {
-        "T": "c", "S": "EEM", "x": "M", "oi": 52983525033527, "op": 39.1582, "os": 440000, "oc": [" ", "7"],
-        "ci": 52983525034326, "cp": 39.1809, "cs": 440000, "cc": [" ", "7"], "z": "B", "t": 0,
-    },
-    {"T": "x", "S": "GOOGL", "i": 465, "x": "D", "p": 105.31, "s": 300, "a": "C", "z": "C", "t": 0},
-    {"T": "l", "S": "IONM", "u": 3.24, "d": 2.65, "i": "B", "t": 0, "z": "C"},
-    {"T": "s", "S": "AAPL", "sc": "H", "sm": "Trading Halt", "rc": "T12", "rm": "For information", "t": 0, "z": "C"},
-    {"T": "success", "msg": "connected"},
-)  # fmt: skip
-
-
-def alpaca(format_: str) -> Case:
-    def packed(number: int, *messages: dict[str, object]) -> bytes:
-        """``t`` as the format has it: text, or MessagePack's own timestamp in four bytes."""
-        stamp = msgspec.msgpack.Ext(-1, (START - 10**6 + number).to_bytes(4, "big"))
-        timed = [
-            {k: (rfc3339(number) if format_ == "json" else stamp) if k == "t" else v for k, v in m.items()}
-            for m in messages
-        ]
-        return msgspec.json.encode(timed) if format_ == "json" else msgspec.msgpack.encode(timed)
-
-    def good(number: int) -> bytes:
-        return packed(number, {**ALPACA[0], "S": "ZRX", "i": number})
-
-    templates = (*(packed(5, message) for message in ALPACA), packed(5, *ALPACA))
-    spec = FeedSpec(name=f"alpaca-{format_}", provider="alpaca", options={"feed": "sip", "format": format_})
-    return Case(spec, templates, good, "ZRX", TEXT if format_ == "json" else BINARY)
-
-
-CASES = (
-    binance("spot", "ZRX"),
-    binance("usdm", "ZRX"),
-    coinbase_exchange(),
-    coinbase_advanced(),
-    kraken(),
-    alpaca("json"),
-    alpaca("msgpack"),
-)
 
 
 def damaged(case: Case, count: int, seed: int) -> Iterator[bytes]:
@@ -336,3 +149,62 @@ def test_a_million_damaged_frames_stop_nothing_change_no_row_of_the_good_ones_an
     assert all(len(what) <= UNKNOWN_CHARS_MAX for _, what in out.unknown)
     assert max(len(out.series), out.texts.count) < NAMES_MAX
     assert grown < GROWTH_BYTES_MAX
+
+
+SLIGHTLY_DAMAGED = 30_000  # of each case
+WHOLE_EVERY = 3  # frames that are whole, so that templates go on being tried
+STRANGE = b'0123456789.-+eE",:{}[]\\ tfn\x00\x7f\x80\xc3\xff'
+
+
+def slightly_damaged(case: Case) -> Iterator[bytes]:
+    """One or two bytes changed, put in or taken out: frames that nearly are what templates expect."""
+    rng = random.Random(SEED)
+    whole = (*case.templates, *(case.good(number) for number in range(5)))
+    for number in range(SLIGHTLY_DAMAGED):
+        frame = bytearray(rng.choice(whole).replace(b'"sequence_num":5', b'"sequence_num":%d' % number))
+        for _ in range(rng.choice((1, 1, 2)) if number % WHOLE_EVERY else 0):
+            at, kind = rng.randrange(len(frame)), rng.randrange(4)
+            frame[at : at + (kind != 1)] = b"" if kind == 2 else bytes([rng.choice(STRANGE)])
+        yield bytes(frame)
+
+
+def columns_of(case: Case, templates: bool) -> tuple[dict[str, list[np.ndarray]], Pipeline]:
+    """Every column of every table, ids replaced by what they stand for, of the slightly damaged stream."""
+    pipeline, position, listed = Pipeline(KernelsConfig(), make, templates), 0, []
+    columns: dict[str, list[np.ndarray]] = {}
+    declared = (SOURCE, 0, START * 10**9, msgspec.json.encode(case.spec))
+    for number, frame in enumerate(slightly_damaged(case)):
+        listed.append((case.kind, 0, START * 10**9 + number, frame))
+        if len(listed) == FRAMES_AT_ONCE or number == SLIGHTLY_DAMAGED - 1:
+            frames = frames_from_list([declared, *listed], position=position)
+            pipeline.consume(frames)
+            position, listed = frames.end, []
+            for table in pipeline.seal().tables:
+                for column in table.table.laid_out:
+                    values = table.rows[column.name]
+                    if column.type.kind == "series":
+                        values = np.array([crc32(repr(pipeline.out.series.keys[i]).encode()) for i in values])
+                    elif column.type.kind == "symbol":
+                        name_of = pipeline.out.texts.name
+                        values = np.array([crc32(name_of(i).encode()) if i >= 0 else -1 for i in values])
+                    elif column.type.kind == "varchar":
+                        heap, offsets = table.varchar_heap, table.varchar_offsets
+                        texts = [heap[offsets[i] : offsets[i + 1]].tobytes() if i >= 0 else b"" for i in values]
+                        values = np.array([crc32(text) for text in texts])
+                    columns.setdefault(f"{table.table.name}.{column.name}", []).append(values)
+    return columns, pipeline
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.spec.name)
+def test_compiled_templates_make_of_slightly_damaged_frames_what_decoders_make_of_them(case: Case) -> None:
+    by_templates, fast = columns_of(case, True)
+    by_decoder, slow = columns_of(case, False)
+    assert by_templates.keys() == by_decoder.keys()
+    for name, parts in by_decoder.items():
+        found, expected = np.concatenate(by_templates[name]), np.concatenate(parts)
+        np.testing.assert_array_equal(found, expected, err_msg=name)
+    assert fast.sources[0].frames == slow.sources[0].frames == SLIGHTLY_DAMAGED
+    assert fast.sources[0].rejected == slow.sources[0].rejected
+    assert slow.sources[0].matched() == 0
+    assert fast.out.unknown == slow.out.unknown
+    assert fast.sources[0].matched() > SLIGHTLY_DAMAGED // 20

@@ -1,0 +1,210 @@
+"""Feeds to be fuzzed: the frames that get damaged, and good ones whose rows must come out whatever lies around them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from recorder.core.frames import BINARY, TEXT
+from recorder.values.feed import FeedSpec
+
+START = 1_790_000_000  # s; receive times are after all times in the frames
+
+
+@dataclass(frozen=True)
+class Case:
+    """A feed, the frames that get damaged, and a good trade with a number of its own, on a symbol of its own."""
+
+    spec: FeedSpec
+    templates: tuple[bytes, ...]
+    good: Callable[[int], bytes]
+    symbol: str
+    kind: int = TEXT
+
+
+def rfc3339(number: int) -> str:
+    return f"2026-09-{1 + number // 86_400:02d}T{number // 3600 % 24:02d}:{number // 60 % 60:02d}:{number % 60:02d}.5Z"
+
+
+def objects(*messages: dict[str, object]) -> tuple[bytes, ...]:
+    return tuple(json.dumps(message, separators=(",", ":")).encode() for message in messages)
+
+
+def binance(market: str, base: str) -> Case:
+    perpetual = market == "usdm"
+
+    def enveloped(stream: str, **data: object) -> dict[str, object]:
+        return {"stream": stream, "data": data}
+
+    def good(number: int) -> bytes:
+        ts = START * 1000 + number
+        data = {"e": "trade", "E": ts, "s": f"{base}USDT", "t": number, "p": "1.5", "q": "2", "T": ts}
+        return msgspec.json.encode(enveloped(f"{base.lower()}usdt@trade", **data, m=number % 2 == 0, M=True))
+
+    bar = {
+        "t": 1638747600000, "T": 1638747659999, "s": "BTCUSDT", "i": "1m", "f": 100, "L": 200, "o": "0.0010",
+        "c": "0.0020", "h": "0.0025", "l": "0.0010", "v": "1000", "n": 100, "x": True, "q": "1.5", "V": "500",
+        "Q": "0.500", "B": "123456",
+    }  # fmt: skip
+    quote = {"u": 2710246762461, "s": "BTCUSDT", "b": "28145.10", "B": "3.868", "a": "28145.20", "A": "6.887"}
+    symbol, trade = {"s": "BTCUSDT"}, {"p": "0.001", "q": "100"}
+    stamp, taken = {"T": 1672515782136}, {"m": True}
+    spot = objects(  # in the order of the wire
+        enveloped("btcusdt@trade", e="trade", E=1672515782136, **symbol, t=12345, **trade, **stamp, **taken, M=True),
+        enveloped(
+            "btcusdt@aggTrade", e="aggTrade", E=1672515782136, **symbol, a=5, **trade, f=1, l=2, **stamp, **taken
+        ),
+        enveloped("btcusdt@bookTicker", **quote),
+    )
+    futures = objects(
+        enveloped(
+            "btcusdt@trade", e="trade", E=1672515782136, **stamp, **symbol, t=12345, **trade, X="MARKET", **taken
+        ),
+        enveloped(
+            "btcusdt@aggTrade", e="aggTrade", E=1672515782136, a=5, **symbol, **trade, f=1, l=2, **stamp, **taken
+        ),
+        enveloped("btcusdt@bookTicker", e="bookTicker", **quote, T=1680652700430, E=1680652700435),
+    )
+    templates = (futures if perpetual else spot) + objects(
+        enveloped("btcusdt@kline_1m", e="kline", E=1638747660000, s="BTCUSDT", k=bar),
+        enveloped("btcusdt@depth@100ms", e="depthUpdate", E=1, s="BTCUSDT", U=157, u=160, b=[["1", "2"]], a=[]),
+        {"result": None, "id": 1},
+    )
+    spec = FeedSpec(name=f"binance-{market}", provider="binance", options={"market": market})
+    return Case(spec, templates, good, f"{base}-USDT-PERP" if perpetual else f"{base}-USDT")
+
+
+def coinbase_exchange() -> Case:
+    match = {
+        "type": "match", "trade_id": 10, "sequence": 50, "maker_order_id": "a", "taker_order_id": "b",
+        "time": "2014-11-07T08:19:27.028459Z", "product_id": "BTC-USD", "size": "5.23512", "price": "400.23",
+        "side": "sell",
+    }  # fmt: skip
+
+    def good(number: int) -> bytes:
+        return objects({**match, "product_id": "ZRX-EUR", "trade_id": number, "time": rfc3339(number)})[0]
+
+    templates = objects(
+        match,
+        {**match, "type": "last_match"},
+        {
+            "type": "ticker", "sequence": 5, "product_id": "BTC-USD", "price": "17165.16", "best_bid": "17165.15",
+            "best_bid_size": "0.6", "best_ask": "17167.76", "best_ask_size": "0.1", "side": "sell",
+            "time": "2022-12-01T00:00:00.122581Z", "trade_id": 463751434, "last_size": "0.05",
+        },
+        {
+            "type": "heartbeat", "last_trade_id": 278953096, "product_id": "BTC-USD", "sequence": 29716844241,
+            "time": "2022-05-20T21:22:34.751219Z",
+        },
+        {"type": "l2update", "product_id": "BTC-USD", "time": "2019-08-14T20:42:27.265Z", "changes": []},
+        {"type": "subscriptions", "channels": [{"name": "matches", "product_ids": ["BTC-USD"]}]},
+    )  # fmt: skip
+    return Case(FeedSpec(name="coinbase", provider="coinbase"), templates, good, "ZRX-EUR")
+
+
+def coinbase_advanced() -> Case:
+    trade = {
+        "trade_id": "995098700", "product_id": "BTC-USD", "price": "68900.50", "size": "0.00150000", "side": "BUY",
+        "time": "2026-04-07T14:30:02.789012Z",
+    }  # fmt: skip
+
+    def frame(channel: str, **event: object) -> dict[str, object]:
+        stamp = "2026-04-07T14:30:02.789012Z"
+        return {"channel": channel, "client_id": "", "timestamp": stamp, "sequence_num": 5, "events": [event]}
+
+    def good(number: int) -> bytes:
+        item = {**trade, "product_id": "ZRX-EUR", "trade_id": str(number), "time": rfc3339(number)}
+        return objects(frame("market_trades", type="update", trades=[item]))[0]
+
+    candle = {
+        "start": "1775521800", "high": "68950.00", "low": "68850.00", "open": "68900.00", "close": "68920.50",
+        "volume": "42.15000000", "product_id": "BTC-USD",
+    }  # fmt: skip
+    ticker = {
+        "type": "ticker", "product_id": "BTC-USD", "price": "68900.50", "best_bid": "68900.00",
+        "best_bid_quantity": "1.5", "best_ask": "68901.00", "best_ask_quantity": "0.5",
+    }  # fmt: skip
+    templates = objects(
+        frame("market_trades", type="update", trades=[trade, {**trade, "trade_id": "995098701"}]),
+        frame("ticker", type="snapshot", tickers=[ticker]),
+        frame("candles", type="update", candles=[candle]),
+        frame("heartbeats", current_time="2026-04-07 14:30:10.000000000+00:00", heartbeat_counter=42),
+    )
+    spec = FeedSpec(name="coinbase-advanced", provider="coinbase", options={"api": "advanced"})
+    return Case(spec, templates, good, "ZRX-EUR")
+
+
+def kraken() -> Case:
+    trade = {
+        "symbol": "MATIC/USD", "side": "sell", "price": 0.5117, "qty": 40.0, "ord_type": "market", "trade_id": 4665906,
+        "timestamp": "2023-09-25T07:49:37.708706Z",
+    }  # fmt: skip
+    ticker = {
+        "symbol": "BTC/USD", "bid": 99.9, "bid_qty": 1.2, "ask": 100.1, "ask_qty": 2.3,
+        "timestamp": "2026-07-10T00:00:02.123456Z",
+    }  # fmt: skip
+    bar = {
+        "symbol": "BTC/USD", "interval": 1, "interval_begin": "2023-10-04T16:25:00.000000000Z", "open": 106038.2,
+        "high": 106044.3, "low": 106038.1, "close": 106040.1, "volume": 30927.68, "vwap": 106039.6, "trades": 12,
+    }  # fmt: skip
+
+    def good(number: int) -> bytes:
+        item = {**trade, "symbol": "ZRX/EUR", "trade_id": number, "timestamp": rfc3339(number)}
+        return objects({"channel": "trade", "type": "update", "data": [item]})[0]
+
+    templates = objects(
+        {"channel": "trade", "type": "snapshot", "data": [trade, {**trade, "trade_id": 4665907}]},
+        {"channel": "ticker", "type": "update", "data": [ticker]},
+        {"channel": "ohlc", "type": "update", "data": [bar]},
+        {"channel": "status", "type": "update", "data": [{"system": "online", "api_version": "v2"}]},
+        {"channel": "heartbeat"},
+    )
+    version1 = b'[993,[["354.04000000","0.28245396","1618678150.826417","s","m",""]],"trade","XMR/USD"]'
+    return Case(FeedSpec(name="kraken", provider="kraken"), (*templates, version1), good, "ZRX-EUR")
+
+
+ALPACA: tuple[dict[str, object], ...] = (
+    {"T": "t", "S": "AAPL", "i": 96921, "x": "D", "p": 126.55, "s": 1, "t": 0, "c": ["@", "I"], "z": "C"},
+    {"T": "q", "S": "AMD", "bx": "U", "bp": 87.6, "bs": 1, "ax": "Q", "ap": 88, "as": 4, "t": 0, "c": ["R"], "z": "C"},
+    {"T": "b", "S": "SPY", "o": 388.9, "h": 389.1, "l": 388.9, "c": 389.1, "v": 49378, "n": 461, "vw": 389.06, "t": 0},
+    {
+        "T": "c", "S": "EEM", "x": "M", "oi": 52983525033527, "op": 39.1582, "os": 440000, "oc": [" ", "7"],
+        "ci": 52983525034326, "cp": 39.1809, "cs": 440000, "cc": [" ", "7"], "z": "B", "t": 0,
+    },
+    {"T": "x", "S": "GOOGL", "i": 465, "x": "D", "p": 105.31, "s": 300, "a": "C", "z": "C", "t": 0},
+    {"T": "l", "S": "IONM", "u": 3.24, "d": 2.65, "i": "B", "t": 0, "z": "C"},
+    {"T": "s", "S": "AAPL", "sc": "H", "sm": "Trading Halt", "rc": "T12", "rm": "For information", "t": 0, "z": "C"},
+    {"T": "success", "msg": "connected"},
+)  # fmt: skip
+
+
+def alpaca(format_: str) -> Case:
+    def packed(number: int, *messages: dict[str, object]) -> bytes:
+        """``t`` as the format has it: text, or MessagePack's own timestamp in four bytes."""
+        stamp = msgspec.msgpack.Ext(-1, (START - 10**6 + number).to_bytes(4, "big"))
+        timed = [
+            {k: (rfc3339(number) if format_ == "json" else stamp) if k == "t" else v for k, v in m.items()}
+            for m in messages
+        ]
+        return msgspec.json.encode(timed) if format_ == "json" else msgspec.msgpack.encode(timed)
+
+    def good(number: int) -> bytes:
+        return packed(number, {**ALPACA[0], "S": "ZRX", "i": number})
+
+    templates = (*(packed(5, message) for message in ALPACA), packed(5, *ALPACA))
+    spec = FeedSpec(name=f"alpaca-{format_}", provider="alpaca", options={"feed": "sip", "format": format_})
+    return Case(spec, templates, good, "ZRX", TEXT if format_ == "json" else BINARY)
+
+
+CASES = (
+    binance("spot", "ZRX"),
+    binance("usdm", "ZRX"),
+    coinbase_exchange(),
+    coinbase_advanced(),
+    kraken(),
+    alpaca("json"),
+    alpaca("msgpack"),
+)
