@@ -17,9 +17,9 @@ from recorder.core.unaligned import double_of, load64, load_i64, poke8, poke32, 
 # Operations. Their arguments are the columns A to D of a program's row, TO is where they jump.
 (
     MESSAGE, ROW, ROW_END, EITHER, MORE, FAIL, DONE,
-    LITERAL, CHOICE, TEXT, NUMBER, WHOLE, DECIMAL, MILLISECONDS, RFC3339, SPELLED, COUNTER,
+    LITERAL, CHOICE, TEXT, NUMBER, WHOLE, DECIMAL, MILLISECONDS, RFC3339, SPELLED, SPAN, COUNTER,
     COUNT, MORE_COUNTED, PACKED_ANY, PACKED_WHOLE, PACKED_NUMBER, PACKED_TIME, PACKED_SPELLED, PACKED_SPAN,
-) = range(25)  # fmt: skip
+) = range(26)  # fmt: skip
 OP, A, B, C, D, TO = range(6)
 WIDTH = 8
 
@@ -43,7 +43,7 @@ _POWERS = np.array([10.0**k for k in range(DECIMALS_MAX + 1)])
 _SCALES = np.array([10 ** (9 - k) for k in range(10)], np.int64)
 _ONES = np.uint64(0x0101010101010101)
 _HIGH = np.uint64(0x8080808080808080)
-_QUOTE, _BACKSLASH, _POINT, _ZERO, _COMMA = 34, 92, 46, 48, 44
+_QUOTE, _BACKSLASH, _POINT, _ZERO, _COMMA, _BRACKET = 34, 92, 46, 48, 44, 93
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -210,6 +210,18 @@ def _number_end(data, at, stop):
         if end in (start, bound):
             return NONE
     return end
+
+
+@njit(nogil=True, cache=True)
+def _span_end(data, at, stop, quotes):
+    """End of an array of texts and so many quotation marks behind it; who looks it up compares every byte."""
+    while at < stop and _byte(data, at) != _BRACKET:
+        at += 1
+    while at < stop and quotes > 0:
+        at += 1
+        if at < stop and _byte(data, at) == _QUOTE:
+            quotes -= 1
+    return at + 1
 
 
 @njit(nogil=True, cache=True)
@@ -454,6 +466,9 @@ def match_frame(data, at, stop, ts_recv, ops, pc, heap, slots, keys, entries, st
                     if memorable >= 0:
                         entries[entry, MEMORY] = memorable
                 return MATCHED
+        elif op == SPAN:
+            end = _span_end(data, at, stop, ops[pc, TO])
+            ok = end <= stop and _spelled(data, at, end, ops, pc, row, slots, keys, entries) >= 0
         elif op == PACKED_SPELLED:
             begin, end = _packed_text(data, at, stop)
             ok = end != NONE

@@ -12,8 +12,8 @@ Inside a row a field is a column of its table, read as the column's type asks:
     <ts_event:ms>                milliseconds; <ts_event:rfc3339>; absent: the receive time
     <side:true=sell,false=buy>   a text and the label it means
     <series> <exchange>          a text that the decoder taught the scope (``Scope.teach``) under this name
-    <conditions+tape+flags:["…"],"z":"…">  several columns by one such text, which reaches to the next byte of the
-                                 template; what is behind the colon shows how it looks
+    <conditions+tape+flags:["…"],"z":"…">  several columns by one such stretch of the message: an array of texts and
+                                 the fields behind it
 and where nothing is stored ``<text>``, ``<number>``, ``<whole>``, ``<bool>``. ``<counter>`` is the connection's count
 of messages, which must be the next one.
 
@@ -176,6 +176,8 @@ class _Program:
                 self.op({"ms": m.MILLISECONDS, "rfc3339": m.RFC3339}[form], offset)
             elif isinstance(column.type, Label):
                 self._choice([(text.encode(), code) for text, code in _choices(form, column.type)], offset)
+            elif form:
+                self._spelled(m.SPAN, name, row.table, 4 * _keys(form))
             else:
                 self._spelled(m.SPELLED, name, row.table, ord(closing))
 
@@ -194,7 +196,7 @@ class _Program:
     def _packed(self, row: Row, begin: list[int]) -> None:
         """The same map in MessagePack."""
         pairs = list(_PAIR.finditer(row.text))
-        spans = [len(re.findall(r'"\w+":', pair[5] or "")) for pair in pairs]
+        spans = [_keys(pair[5] or "") for pair in pairs]
         count = len(pairs) + sum(spans)
         self.literal(bytes([0x80 | count]) if count < 16 else b"\xde" + count.to_bytes(2, "big"))
         started = False
@@ -237,6 +239,11 @@ def _choices(form: str, label: Label) -> list[tuple[str, int]]:
     """``true=sell,false=buy`` → texts and codes of the label."""
     pairs = [choice.split("=") for choice in form.split(",")]
     return [(text, label.names.index(name) + 1) for text, name in pairs]
+
+
+def _keys(form: str) -> int:
+    """How many further fields a span shows."""
+    return len(re.findall(r'"\w+":', form))
 
 
 def _packed_text(text: str) -> bytes:

@@ -320,8 +320,8 @@ class Binance:
         most = self.capability().connections_max
         if len(result) > most:
             raise ConfigError(
-                f"feed {self.spec.name!r} asks binance for {len(self.names)} symbols, which take {len(result)} connections "
-                f"of {_STREAMS_MAX[self.market]} streams; at most {most} are opened: split it or record fewer"
+                f"feed {self.spec.name!r} asks binance for {len(self.names)} symbols, which take {len(result)} "
+                f"connections of {_STREAMS_MAX[self.market]} streams; at most {most} are opened: split it or record fewer"
             )
         return result
 

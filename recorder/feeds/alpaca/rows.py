@@ -163,6 +163,16 @@ _BAR = (
 _STOCKS = (
     Row(
         TRADES,
+        '{"T":"t","S":"<series>","i":<trade_id>,"x":"<exchange>","p":<price>,"s":<size>,'
+        f'"c":<{SALE}:{_SPAN}>,"t":"<ts_event:rfc3339>"}}',
+    ),
+    Row(
+        QUOTES,
+        '{"T":"q","S":"<series>","bx":"<bid_exchange>","bp":<bid>,"bs":<bid_size>,"ax":"<ask_exchange>","ap":<ask>,'
+        f'"as":<ask_size>,"c":<conditions:{_SPAN}>,"t":"<ts_event:rfc3339>"}}',
+    ),
+    Row(  # this one and the next as documented
+        TRADES,
         '{"T":"t","S":"<series>","i":<trade_id>,"x":"<exchange>","p":<price>,"s":<size>,"t":"<ts_event:rfc3339>",'
         f'"c":<{SALE}:{_SPAN}>}}',
     ),
@@ -170,6 +180,11 @@ _STOCKS = (
         QUOTES,
         '{"T":"q","S":"<series>","bx":"<bid_exchange>","bp":<bid>,"bs":<bid_size>,"ax":"<ask_exchange>","ap":<ask>,'
         f'"as":<ask_size>,"t":"<ts_event:rfc3339>","c":<conditions:{_SPAN}>}}',
+    ),
+    Row(  # as documented elsewhere
+        TRADES,
+        '{"T":"t","i":<trade_id>,"S":"<series>","x":"<exchange>","p":<price>,"s":<size>,"t":"<ts_event:rfc3339>",'
+        f'"c":<{SALE}:{_SPAN}>}}',
     ),
 )
 _CRYPTO = (

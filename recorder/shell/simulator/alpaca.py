@@ -151,18 +151,18 @@ class Alpaca(Conversation):
         """Trade and quote: values, or the name of a field in a tuple."""
         ts, whole = ("ts",), ("size",)
         quote: dict[str, Any] = {"T": "q", "S": ("symbol",)}
-        levels = {"bp": ("price",), "bs": whole, "ap": ("ask",), "as": ("ask_size",)}
+        bid, ask = {"bp": ("price",), "bs": whole}, {"ap": ("ask",), "as": ("ask_size",)}
         if self.kind == "stocks":
             trade = {
                 "T": "t", "S": ("symbol",), "i": ("id",), "x": "V", "p": ("price",), "s": whole, "c": ["@"],
                 "z": "C", "t": ts,
             }  # fmt: skip
-            return trade, quote | {"bx": "V", "ax": "V"} | levels | {"c": ["R"], "z": "C", "t": ts}
+            return trade, quote | {"bx": "V"} | bid | {"ax": "V"} | ask | {"c": ["R"], "z": "C", "t": ts}
         if self.kind == "crypto":
             trade = {"T": "t", "S": ("symbol",), "p": ("price",), "s": whole, "t": ts, "i": ("id",), "tks": ("side",)}
-            return trade, quote | levels | {"t": ts}
+            return trade, quote | bid | ask | {"t": ts}
         trade = {"T": "t", "S": ("symbol",), "t": ts, "p": ("price",), "s": whole, "x": "N", "c": "S"}
-        return trade, quote | {"t": ts, "bx": "C", "ax": "C"} | levels | {"c": "A"}
+        return trade, quote | {"t": ts, "bx": "C"} | bid | {"ax": "C"} | ask | {"c": "A"}
 
     def key(self, payload: bytes) -> tuple[str, str] | None:
         text = payload[:1] in (b"[", b"{")
