@@ -142,7 +142,9 @@ def _clock(config: Config) -> Iterator[Finding]:
     synchronised, error_ns = state
     if not synchronised:
         yield Finding(
-            "clock", WARNING, "not synchronised to a time server; latencies and gaps in time are only as right as it is"
+            "clock",
+            WARNING,
+            "not synchronised to a time server, so latencies are only as right as it is; run chrony or ntpd",
         )
     elif error_ns > CLOCK_ERROR_MAX_NS:
         yield Finding("clock", WARNING, f"synchronised, but up to {error_ns / 1e6:.0f} ms off")
@@ -201,7 +203,9 @@ def _system(config: Config) -> Iterator[Finding]:
         count = int(limit.read_text())
         if count < MAP_COUNT_WANTED:
             yield Finding(
-                "system", WARNING, f"vm.max_map_count is {count}; QuestDB wants {MAP_COUNT_WANTED} for many partitions"
+                "system",
+                WARNING,
+                f"vm.max_map_count is {count}; QuestDB wants {MAP_COUNT_WANTED} for many partitions: sysctl -w vm.max_map_count={MAP_COUNT_WANTED}",
             )
 
 

@@ -38,6 +38,8 @@ PORTS_OTHER = range(20_000, 30_000)  # below the range that outgoing connections
 REFRESH_S = 0.25
 LINE_EVERY_S = 2.0  # without a terminal: a line now and then instead of a picture
 CAUGHT_UP_BYTES = 1 << 20  # a backlog below this is what a burst makes
+CAUGHT_UP_NS = 500_000_000  # and rows that wait no longer than this
+CATCH_UP_TIMEOUT_S = 15.0  # a machine too slow for the rate never catches up: its figures say so
 SIMULATOR_TIMEOUT_S = 60.0  # to print its addresses; 1 s on an idle machine
 
 QUERIES = (
@@ -144,7 +146,7 @@ class Exchange:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "recorder", "simulate", "--synthetic", ",".join(PROVIDERS), "--rate", str(self._rate),
             *(part for text in symbols for part in ("--symbols", text)), "--truth", str(self.truth_path),
-            stdout=asyncio.subprocess.PIPE, start_new_session=True,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         assert self._process.stdout is not None
         urls: dict[str, str] = {}
@@ -231,7 +233,9 @@ async def _caught_up(recording: Any, stop: asyncio.Event) -> None:
         if not ready_at:
             ready_at = time.monotonic()
             waiting = recording.journal.end - engine.released
-        if engine.backlog < CAUGHT_UP_BYTES and engine.rows_queryable:
+        behind_ns = time.time_ns() - (engine.waiting_since or time.time_ns())
+        caught_up = engine.backlog < CAUGHT_UP_BYTES and behind_ns < CAUGHT_UP_NS and engine.rows_queryable
+        if caught_up or time.monotonic() - ready_at > CATCH_UP_TIMEOUT_S:
             break
     if engine is not None:
         took = time.monotonic() - ready_at

@@ -8,6 +8,8 @@ from typing import Any
 
 import psutil
 
+from recorder.core.histogram import Histogram
+
 RATE_OVER_S = 2.0  # rates are means over this much
 
 
@@ -49,8 +51,8 @@ class Figures:
         return (
             f"{time.monotonic() - self._began:5.1f} s  "
             f"{sum(feeds.values()):8,.0f} frames/s  {rows:8,.0f} rows/s queryable  "
-            f"{engine.rows_queryable:>10,} rows  wire→decoded p99 {_ms(engine.decoded.percentile(0.99))}  "
-            f"wire→queryable p50 {_ms(engine.queryable.percentile(0.5))} p99 {_ms(engine.queryable.percentile(0.99))}  "
+            f"{engine.rows_queryable:>10,} rows  wire→decoded p99 {_ms(engine.decoded, 0.99)}  "
+            f"wire→queryable p50 {_ms(engine.queryable, 0.5)} p99 {_ms(engine.queryable, 0.99)}  "
             f"database {self._recording.database_state}"
         )
 
@@ -74,7 +76,7 @@ class Figures:
         for name in ("latency from the wire", "p50", "p99", "p99.9", "max"):
             latency.add_column(name, justify="left" if name.startswith("lat") else "right")
         for words, histogram in (("to decoded", engine.decoded), ("to queryable by SQL", engine.queryable)):
-            latency.add_row(words, *(_ms(histogram.percentile(q)) for q in (0.5, 0.99, 0.999, 1.0)))
+            latency.add_row(words, *(_ms(histogram, q) for q in (0.5, 0.99, 0.999, 1.0)))
         tables = ", ".join(f"{count:,} {name}" for name, count in r.pipeline.rows.items() if count)
         left = max(0.0, self._seconds - (time.monotonic() - self._began))
         database = "ready" if r.database_state == "ready" else r.database_state
@@ -89,5 +91,9 @@ class Figures:
         )
 
 
-def _ms(ns: int) -> str:
+def _ms(histogram: Histogram, q: float) -> str:
+    """A percentile in milliseconds; a dash while there is nothing to measure."""
+    if not histogram.count:
+        return "–"
+    ns = histogram.percentile(q)
     return f"{ns / 1e6:.2f} ms" if ns < 100_000_000 else f"{ns / 1e6:.0f} ms"

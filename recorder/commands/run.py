@@ -92,7 +92,8 @@ async def _run(args: argparse.Namespace, config: Config) -> int:
     stop.set()
     drained = await recording.stop(hurry)
     monitor.stop()
-    log.info("recorder.stopped", rows=recording.engine.rows_queryable, drained=drained)
+    running = {"questdb": "still running; `recorder db stop` stops it"} if config.questdb.embedded else {}
+    log.info("recorder.stopped", rows=recording.engine.rows_queryable, drained=drained, **running)
     return 0
 
 

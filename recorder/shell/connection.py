@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
+from websockets.frames import CLOSE_CODE_EXPLANATIONS
 
 from recorder.core.frames import BINARY, CLOSED, OPENED, SENT, TEXT
 from recorder.core.session import Session, State
@@ -173,7 +174,8 @@ class Connection:
         self._wake()
 
     def on_close(self, code: int, reason: str, error: Exception | None) -> None:
-        words = f"{code} {reason}".strip() if error is None else f"{code} {reason} ({error})"
+        words = f"{code} {reason or CLOSE_CODE_EXPLANATIONS.get(code, '')}".strip()
+        words = words if error is None else f"{words} ({error})"
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(words)
         if self._source >= 0:

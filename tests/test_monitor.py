@@ -1,0 +1,201 @@
+"""/metrics and /health: what they say of a recording, read as Prometheus reads it, over real HTTP."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from recorder.core.histogram import Histogram
+from recorder.shell.monitor import GRACE_NS, Monitor, health
+from recorder.values.config import MetricsConfig
+from recorder.values.errors import RecorderError
+from recorder.values.feed import SECOND
+
+NOW = time.time_ns()
+LONG_AGO = NOW - 3600 * SECOND
+
+
+def connection(ready: bool = True, reason: str = "", reconnects: int = 0) -> Any:
+    spec = SimpleNamespace(connection=0)
+    return SimpleNamespace(ready=ready, session=SimpleNamespace(reason=reason), reconnects=reconnects, spec=spec)
+
+
+def feed_run(*connections: Any, **more: Any) -> Any:
+    fields = {"skipped": "", "failed": "", "frames": 0, "reconnects": 0, **more}
+    return SimpleNamespace(connections=list(connections), **fields)
+
+
+def sink(**more: Any) -> Any:
+    counters = dict.fromkeys(("rows_sent", "bytes_sent", "requests", "retries", "rejected_rows"), 0)
+    return SimpleNamespace(**{"down_s": 0.0, "last_error": "", "suspended": {}, **counters, **more})
+
+
+def recording(**more: Any) -> Any:
+    """A recording in which all is well, an hour after its start."""
+    engine = SimpleNamespace(
+        decoded=Histogram(), queryable=Histogram(), rows_queryable=0, released=0, backlog=0, waiting_since=0
+    )
+    pipeline = SimpleNamespace(sources={}, out=SimpleNamespace(unknown={}), rows={"trades": 0}, duplicates=0)
+    journal = SimpleNamespace(end=0, synced=0, paused_reason=None)
+    fields = {
+        "feeds": {"cb": feed_run(connection())}, "database_state": "ready", "sink": sink(), "started": LONG_AGO,
+        "engine": engine, "pipeline": pipeline, "journal": journal,
+    }  # fmt: skip
+    return SimpleNamespace(**{**fields, **more})
+
+
+@pytest.fixture
+def serve(free_port: Callable[[], int]) -> Iterator[Callable[[Any], str]]:
+    """Serve a recording; give the address."""
+    monitors = []
+
+    def begin(of: Any) -> str:
+        monitors.append(Monitor(of, MetricsConfig(port=free_port())))
+        monitors[-1].listen()
+        monitors[-1].start()
+        return monitors[-1].url.removesuffix("/metrics")
+
+    yield begin
+    for monitor in monitors:
+        monitor.stop()
+
+
+def get(url: str) -> tuple[int, str, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, answer.headers["Content-Type"], answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers["Content-Type"], error.read().decode()
+
+
+def test_metrics_are_what_prometheus_reads_and_what_the_recording_counts(serve: Callable[[Any], str]) -> None:
+    of = recording(
+        feeds={
+            "cb": feed_run(connection(), connection(ready=False), frames=7, reconnects=2),
+            'odd "na\\me"': feed_run(),
+        },
+        sink=sink(rows_sent=11, retries=3),
+    )
+    of.pipeline.rows["trades"] = 5
+    of.pipeline.out.unknown["cb", 'field "x"\n'] = 4
+    of.pipeline.sources = {
+        0: SimpleNamespace(spec=SimpleNamespace(name="cb"), rejected=1),
+        1: SimpleNamespace(spec=SimpleNamespace(name="cb"), rejected=2),
+    }
+    status, kind, body = get(serve(of) + "/metrics")
+    assert status == 200
+    assert kind.startswith("text/plain")
+    values = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(body)
+        for sample in family.samples
+    }
+    expected = {
+        ("recorder_frames_total", "cb"): 7, ("recorder_reconnects_total", "cb"): 2,
+        ("recorder_connections_ready", "cb"): 1, ("recorder_connections_wanted", "cb"): 2,
+        ("recorder_connections_wanted", "odd \"na\\me\""): 0, ("recorder_rejected_frames_total", "cb"): 3,
+        ("recorder_unknown_total", "cb", 'field "x"\n'): 4, ("recorder_rows_total", "trades"): 5,
+        ("recorder_sink_rows_total",): 11, ("recorder_sink_retries_total",): 3, ("recorder_database_ready",): 1,
+    }  # fmt: skip
+    assert {key: values.get(key) for key in expected} == expected
+    assert values["recorder_resident_bytes",] > 1e6
+
+
+def test_latency_buckets_hold_what_was_added(serve: Callable[[Any], str]) -> None:
+    of = recording()
+    durations = [1_000, 10_000, 16_384 - 1, 16_384, 1_000_000, 10**9, 300 * 10**9]
+    of.engine.decoded.add(NOW - np.array(durations), NOW)
+    body = get(serve(of) + "/metrics")[2]
+    samples = [
+        sample
+        for family in text_string_to_metric_families(body)
+        for sample in family.samples
+        if sample.labels.get("stage") == "decoded"
+    ]
+    buckets = {s.labels["le"]: s.value for s in samples if s.name.endswith("_bucket")}
+    assert buckets.pop("+Inf") == len(durations)
+    for bound, count in buckets.items():
+        assert count == sum(duration < float(bound) * 1e9 for duration in durations), bound
+    (total,) = (s.value for s in samples if s.name.endswith("_sum"))
+    assert total == pytest.approx(sum(durations) / 1e9)
+
+
+def test_a_database_that_takes_no_rows_is_not_ready(serve: Callable[[Any], str]) -> None:
+    for of in (recording(sink=None), recording(sink=sink(down_s=0.1)), recording(database_state="restarting")):
+        assert "recorder_database_ready 0.0" in get(serve(of) + "/metrics")[2]
+
+
+def test_health_is_200_while_all_is_well_and_503_with_the_reasons_otherwise(serve: Callable[[Any], str]) -> None:
+    of = recording()
+    url = serve(of)
+    status, kind, body = get(url + "/health")
+    assert (status, kind, json.loads(body)["problems"]) == (200, "application/json", [])
+    of.feeds["cb"].connections[0] = connection(ready=False, reason="nobody answers")
+    status, _, body = get(url + "/health?verbose")
+    assert (status, json.loads(body)["status"]) == (503, "failing")
+    assert json.loads(body)["problems"] == ["feed cb connection 0: nobody answers"]
+    assert get(url + "/else")[0] == 404
+
+
+JUST_STARTED = {"started": NOW - SECOND}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, ""),
+        ({"feeds": {"cb": feed_run(connection(ready=False))}}, "not subscribed yet"),
+        ({"feeds": {"cb": feed_run(connection(ready=False))}, **JUST_STARTED}, ""),
+        ({"feeds": {"cb": feed_run(connection(False, "refused", reconnects=1))}, **JUST_STARTED}, "refused"),
+        ({"feeds": {"al": feed_run(skipped="set the key")}}, ""),
+        ({"feeds": {"al": feed_run()}}, ""),  # outside of its session
+        ({"feeds": {"al": feed_run(failed="no calendar")}}, "no calendar"),
+        ({"database_state": "port 9000 is taken"}, "port 9000 is taken"),
+        ({"database_state": "starting", **JUST_STARTED}, ""),
+        ({"sink": None, "database_state": "starting"}, "starting"),
+        ({"sink": sink(down_s=31.0, last_error="refused")}, "refused"),
+        ({"sink": sink(down_s=1.0, last_error="refused")}, ""),
+        ({"sink": sink(suspended={"trades": "disk full"})}, "trades is suspended: disk full"),
+    ],
+)
+def test_what_counts_as_a_problem(change: dict[str, Any], words: str) -> None:
+    problems = health(recording(**change), NOW)
+    assert len(problems) == bool(words)
+    assert words in "".join(problems)
+
+
+def test_rows_that_wait_too_long_and_a_paused_journal_are_problems() -> None:
+    of = recording()
+    of.engine.waiting_since = NOW - GRACE_NS // 2
+    assert health(of, NOW) == []
+    of.engine.waiting_since = NOW - 2 * GRACE_NS
+    of.journal.paused_reason = "1.0 GB free"
+    assert health(of, NOW) == ["rows received 60 s ago are not queryable yet", "journal: 1.0 GB free"]
+
+
+def test_a_taken_port_is_named(free_port: Callable[[], int]) -> None:
+    port = free_port()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        with pytest.raises(RecorderError, match=rf"\[metrics\] port {port}"):
+            Monitor(recording(), MetricsConfig(port=port)).listen()
+
+
+def test_switched_off_it_opens_nothing() -> None:
+    monitor = Monitor(recording(), MetricsConfig(enabled=False))
+    monitor.listen()
+    monitor.start()
+    monitor.stop()
+    assert monitor.url == "off"
