@@ -502,7 +502,7 @@ def match_frame(data, at, stop, ts_recv, ops, pc, heap, slots, keys, entries, st
             ok = 0x91 <= kind <= 0x9F
             if kind == 0xDC and at + 3 <= stop:
                 left, end = np.int64(_big_endian(data, at + 1, 2)), at + 3
-                ok = left > 0
+                ok = bool(left > 0)
         elif op == MORE_COUNTED:
             left -= 1
             end = at
@@ -541,33 +541,24 @@ def match(data, frames, first, patience, programs, ops, heap, slots, keys, entri
     frame i finds no room (FULL + table, j == i).
     """
     count = frames.shape[1]
-    i = first
-    while i < count and frames[KINDS, i] <= BINARY:
-        source = frames[SOURCES, i]
+    i = j = first
+    ahead = False  # past a frame that did not match
+    while j < count and frames[KINDS, j] <= BINARY and not (ahead and j - i >= patience):
+        source, start = frames[SOURCES, j], frames[STARTS, j]
         pc = programs[source, PC]
-        if pc < 0:
-            break
-        start = frames[STARTS, i]
-        why = match_frame(
-            data, start, start + frames[LENGTHS, i], frames[TS_RECV, i], ops, pc, heap, slots, keys, entries, state,
-            counters, False,
-        )  # fmt: skip
-        if why >= FULL:
-            return i, i, why
-        if why == MISSED:
-            break
-        programs[source, COUNTED] += 1
-        i += 1
-    j = min(i + 1, count)
-    while j < count and j - i < patience and frames[KINDS, j] <= BINARY:
-        pc = programs[frames[SOURCES, j], PC]
-        start = frames[STARTS, j]
+        why = MISSED
         if pc >= 0:
             why = match_frame(
                 data, start, start + frames[LENGTHS, j], frames[TS_RECV, j], ops, pc, heap, slots, keys, entries, state,
-                counters, True,
+                counters, ahead,
             )  # fmt: skip
-            if why != MISSED:
-                break
+        if why >= FULL and not ahead:
+            return i, i, why
+        if why != MISSED and ahead:
+            break
         j += 1
-    return i, j, MISSED
+        if why == MATCHED:
+            programs[source, COUNTED] += 1
+            i = j
+        ahead = why == MISSED
+    return i, j if ahead else min(i + 1, count), MISSED

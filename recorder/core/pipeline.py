@@ -73,22 +73,21 @@ class Pipeline:
         start, stop = int(frames.starts[first]), int(frames.starts[last - 1] + frames.lengths[last - 1])
         blob = frames.data[start:stop].tobytes()  # one copy, then slices of bytes: half the cost of a memoryview each
         sources = self.sources
-        current, source, scope, decode = -1, None, None, None
+        current, source = -1, None
         for kind, number, ts_recv, place, length, end in frames.table[:, first:last].T.tolist():
             payload = blob[place - start : place - start + length]
             if number != current or kind == SOURCE:
                 if kind == SOURCE:
                     self._declare(number, payload)
                 current, source = number, sources.get(number)
-                if source is not None:
-                    scope, decode = source.scope, source.decode
             if source is None:
                 continue  # a segment whose declaration was lost: nothing can be said of its frames
+            scope = source.scope
             if kind <= BINARY:
                 scope.position = end
                 source.decoded += 1
                 try:
-                    decode(payload, ts_recv)
+                    source.decode(payload, ts_recv)
                 except Exception as error:
                     # A provider may send anything, a decoder may be wrong: neither may stop the others.
                     source.rejected += 1

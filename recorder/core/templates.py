@@ -30,8 +30,8 @@ import numpy as np
 
 from recorder.core import matching as m
 from recorder.core.batch import Output, Scope
-from recorder.core.frames import Frames
-from recorder.core.spellings import VALUES_MAX
+from recorder.core.frames import COLUMNS, Frames
+from recorder.core.spellings import VALUES_MAX, Spellings
 from recorder.values.schema import Label, Table, null_of
 from recorder.values.tables import BARS, QUOTES, TRADES
 
@@ -83,7 +83,7 @@ class _Program:
         self.ops.append([op, a, b, c, d, to, 0, 0])
         return len(self.ops) - 1
 
-    def bytes(self, text: bytes) -> int:
+    def keep(self, text: bytes) -> int:
         """Place of a text in the heap, zeros behind it to a multiple of eight."""
         start = len(self.heap)
         self.heap += text + bytes(-len(text) % 8)
@@ -93,7 +93,7 @@ class _Program:
         if self.ops and self.ops[-1][m.OP] == m.LITERAL:  # jumps lead behind other operations only
             last = self.ops.pop()
             text = bytes(self.heap[last[m.A] : last[m.A] + last[m.B]]) + text
-        self.op(m.LITERAL, self.bytes(text), len(text))
+        self.op(m.LITERAL, self.keep(text), len(text))
 
     def compile(self, templates: Templates) -> None:
         following: int | None = None
@@ -138,7 +138,7 @@ class _Program:
         for column in table.laid_out:
             image[column.name] = row.constants.get(column.name, 0 if column.name == "flags" else null_of(column.type))
         given = -1 if "<ts_event" in row.text else _offset(table, "ts_event")
-        place = self.bytes(image.tobytes())
+        place = self.keep(image.tobytes())
         return [
             m.ROW, MATCHED_TABLES.index(table), place, table.dtype.itemsize, _offset(table, "ts_recv"), given, 0, 0
         ]  # fmt: skip
@@ -185,10 +185,10 @@ class _Program:
         """A text that stands for the ids of one or several columns."""
         offsets = [_offset(table, column) for column in name.split("+")]
         offsets += [m.NONE] * (VALUES_MAX - len(offsets))
-        self.op(op, self.scope.space(name), *offsets, to=to)
+        self.op(op, self.scope.space(name), offsets[0], offsets[1], offsets[2], to)
 
     def _choice(self, choices: list[tuple[bytes, int]], offset: int) -> None:
-        places = [self.op(m.CHOICE, self.bytes(text), len(text), code, offset) for text, code in choices]
+        places = [self.op(m.CHOICE, self.keep(text), len(text), code, offset) for text, code in choices]
         self.op(m.FAIL)
         for place in places:
             self.ops[place][m.TO] = len(self.ops)
@@ -296,11 +296,13 @@ class Matcher:
         time nothing could be done here: where nothing ever matches, trying costs little.
         """
         begun, spellings = first, self._out.spellings
+        data = frames.data[:]
+        data.flags.writeable = False  # one type for compiled code, whatever the frames lie in
         while True:
             for k, batch in enumerate(self._batches):
                 self._state[m.ADDRESS + k], self._state[m.USED + k], self._state[m.ROOM + k] = batch.place()
             first, last, why = m.match(
-                frames.data, frames.table, first, self._patience, self._programs, self._ops, self._heap,
+                data, frames.table, first, self._patience, self._programs, self._ops, self._heap,
                 spellings.slots, spellings.heap, spellings.entries, self._state, self._out.counters,
             )  # fmt: skip
             for k, batch in enumerate(self._batches):
@@ -312,12 +314,7 @@ class Matcher:
         return first, last
 
     def warm(self) -> None:
-        """Compile, or load from the cache, for frames in memory of either kind, writable and not."""
-        table = np.zeros((6, 0), np.int64)
-        data = np.zeros(8, np.uint8)
-        fixed = data.copy()
-        fixed.flags.writeable = False
-        for each in (data, fixed):
-            self.match(Frames(each, table, 0), 0)
-        self._out.spellings.warm()
+        """Compile, or load from the cache."""
+        Spellings().teach(1, b"AAPL", (0,))
+        self.match(Frames(np.zeros(8, np.uint8), np.zeros((COLUMNS, 0), np.int64), 0), 0)
         self._patience = 1

@@ -321,7 +321,8 @@ class Binance:
         if len(result) > most:
             raise ConfigError(
                 f"feed {self.spec.name!r} asks binance for {len(self.names)} symbols, which take {len(result)} "
-                f"connections of {_STREAMS_MAX[self.market]} streams; at most {most} are opened: split it or record fewer"
+                f"connections of {_STREAMS_MAX[self.market]} streams; at most {most} are opened: "
+                "split it or record fewer"
             )
         return result
 
