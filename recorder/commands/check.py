@@ -202,11 +202,8 @@ def _system(config: Config) -> Iterator[Finding]:
     if config.questdb.embedded and limit.exists():
         count = int(limit.read_text())
         if count < MAP_COUNT_WANTED:
-            yield Finding(
-                "system",
-                WARNING,
-                f"vm.max_map_count is {count}; QuestDB wants {MAP_COUNT_WANTED} for many partitions: sysctl -w vm.max_map_count={MAP_COUNT_WANTED}",
-            )
+            words = f"vm.max_map_count is {count}, too few for QuestDB with many partitions"
+            yield Finding("system", WARNING, f"{words}; sysctl -w vm.max_map_count={MAP_COUNT_WANTED}")
 
 
 def _database(config: Config) -> Iterator[Finding]:
