@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.msgpack import Ext
 
-from recorder.core import matching, spellings
+from recorder.core import spellings, wire
 from recorder.core.batch import BATCH_ROWS_INITIAL
 from recorder.core.frames import BINARY, CLOSED, OPENED, SOURCE, TEXT, Frames, frames_from_list
 from recorder.core.market import Market
@@ -480,8 +480,8 @@ def array(data: bytes) -> np.ndarray:
 @example("00.5")
 @settings(max_examples=2000, deadline=None)
 def test_a_decimal_is_the_nearest_double_or_left_to_the_decoder(text: str) -> None:
-    number, end = matching._decimal(array(text.encode() + b'"'), 0, len(text) + 1)
-    if end == matching.NONE:
+    number, end = wire.decimal(array(text.encode() + b'"'), 0, len(text) + 1)
+    if end == wire.NONE:
         digits = text.replace(".", "").strip("0")
         whole = text.partition(".")[0]
         plain = set(text) <= set("0123456789.") and whole and (whole == "0" or whole[0] != "0")
@@ -500,13 +500,13 @@ def test_a_decimal_is_the_nearest_double_or_left_to_the_decoder(text: str) -> No
 @example("2261-12-31T23:59:59Z")
 @settings(max_examples=2000, deadline=None)
 def test_a_time_is_that_of_the_decoder_or_left_to_it(text: str) -> None:
-    state = np.zeros(matching.STATE, np.int64)
+    state = np.zeros(wire.MEMO, np.int64)
     try:
         expected: int | None = rfc3339_ns(text)
     except (FrameError, ValueError):
         expected = None
     for _ in range(2):  # the second time the minute is remembered
-        found, end = matching._rfc3339(array(text.encode()), 0, len(text.encode()), state)
+        found, end = wire.rfc3339(array(text.encode()), 0, len(text.encode()), state)
         if end != len(text.encode()):
             assert expected is None or expected < 946_684_800 * SECOND
         else:
@@ -519,11 +519,11 @@ def test_a_time_is_that_of_the_decoder_or_left_to_it(text: str) -> None:
 @settings(max_examples=500, deadline=None)
 def test_packed_integers_are_read_in_every_width(value: int) -> None:
     packed = msgspec.msgpack.encode(value)
-    found, end = matching._packed_whole(array(packed), 0, len(packed))
-    assert (found, end) == (value, len(packed)) if 0 <= value < 1 << 63 else end == matching.NONE
+    found, end = wire.packed_whole(array(packed), 0, len(packed))
+    assert (found, end) == (value, len(packed)) if 0 <= value < 1 << 63 else end == wire.NONE
     text = str(value).encode()
-    found, end = matching._whole(array(text), 0, len(text))
-    assert (found, end) == (value, len(text)) if 0 <= value < 1 << 63 else end == matching.NONE
+    found, end = wire.whole(array(text), 0, len(text))
+    assert (found, end) == (value, len(text)) if 0 <= value < 1 << 63 else end == wire.NONE
 
 
 @given(st.floats(), st.booleans())
@@ -536,10 +536,10 @@ def test_packed_floats_are_read_exactly(value: float, single: bool) -> None:
         with np.errstate(over="ignore"):
             packed = b"\xca" + np.array(value).astype(">f4").tobytes()
     expected = msgspec.msgpack.decode(packed, type=float)
-    found, end = matching._packed_number(array(packed), 0, len(packed))
+    found, end = wire.packed_number(array(packed), 0, len(packed))
     possible = struct.pack(">d", expected)[0] < 0x80 and expected < float("inf")
     assert (struct.pack("d", found), end) == (struct.pack("d", expected), len(packed)) if possible else end == -1
-    assert matching._packed_number(array(packed), 0, len(packed) - 1)[1] == matching.NONE
+    assert wire.packed_number(array(packed), 0, len(packed) - 1)[1] == wire.NONE
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.binary(min_size=1, max_size=40), st.integers(0, 2)), max_size=400))
