@@ -65,6 +65,7 @@ class Pipeline:
             if at < last:
                 self._decode(frames, at, last)
             at = last
+        self._matcher.release()
         if count:
             self.position = frames.end
 

@@ -262,6 +262,12 @@ class Matcher:
         self._state = np.zeros(m.STATE, np.int64)
         self._batches = [out.batches[table.name] for table in MATCHED_TABLES]
         self._patience = 1
+        self._frames: Frames | None = None  # those being matched, and their bytes
+        self._data = np.zeros(0, np.uint8)
+
+    def release(self) -> None:
+        """Let go of the frames: their bytes may lie in a segment that is about to be closed."""
+        self._frames, self._data = None, np.zeros(0, np.uint8)
 
     def withdraw(self, source: int) -> None:
         """Leave every frame of this source to its decoder, and count from 0 on."""
@@ -296,17 +302,19 @@ class Matcher:
         time nothing could be done here: where nothing ever matches, trying costs little.
         """
         begun, spellings = first, self._out.spellings
-        data = frames.data[:]
-        data.flags.writeable = False  # one type for compiled code, whatever the frames lie in
+        if frames is not self._frames:
+            self._frames, self._data = frames, frames.data[:]
+            self._data.flags.writeable = False  # one type for compiled code, whatever the frames lie in
         while True:
-            for k, batch in enumerate(self._batches):
-                self._state[m.ADDRESS + k], self._state[m.USED + k], self._state[m.ROOM + k] = batch.place()
+            before = [batch.place() for batch in self._batches]
+            self._state[m.ADDRESS :] = [place[i] for i in range(3) for place in before]
             first, last, why = m.match(
-                data, frames.table, first, self._patience, self._programs, self._ops, self._heap,
+                self._data, frames.table, first, self._patience, self._programs, self._ops, self._heap,
                 spellings.slots, spellings.heap, spellings.entries, self._state, self._out.counters,
             )  # fmt: skip
-            for k, batch in enumerate(self._batches):
-                batch.written(int(self._state[m.USED + k]))
+            for batch, place, used in zip(self._batches, before, self._state[m.USED : m.ROOM].tolist(), strict=True):
+                if used != place[1]:
+                    batch.written(used)
             if why < m.FULL:
                 break
             self._batches[why - m.FULL].grow()
