@@ -115,6 +115,9 @@ def server_conf(http_port: int, pg_port: int, min_http_port: int, authenticated:
         "line.auto.create.new.columns": "false",
         "shared.network.worker.count": max(NETWORK_WORKERS_MIN, os.cpu_count() or 1),
         "http.json.query.connection.limit": 16,
+        # How long (ms) one table may be applied before wal_tables() tells of it and others get their turn. With the
+        # default of 1000 a position is released up to a second after its rows can be queried (bench_end_to_end.py).
+        "cairo.wal.apply.table.time.quota": 20,
     }
     if authenticated:
         settings["http.health.check.authentication.required"] = "false"

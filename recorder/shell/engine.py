@@ -17,6 +17,9 @@ from recorder.core.pipeline import Pipeline
 from recorder.values.config import BatchConfig
 
 READ_BYTES = 128 << 10  # decoded at a stretch: about 1 ms, so that sockets are read in between
+BUSY_ROWS = 1_000  # in a window, 200,000 rows/s with windows of 5 ms: from here on blocks are made larger
+BUSY_BLOCK_ROWS = 20_000  # more rows in a block cost the server hardly less each
+BUSY_WINDOWS = 10  # the longest a busy feed's rows are collected
 RETRY_S = 0.002  # how soon to look again when the sink had no room
 
 
@@ -61,6 +64,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._pumping = False
         self._window: asyncio.TimerHandle | None = None
+        self._windows = 0  # passed since the last block was sealed
         self._first_recv = 0
         self._in_flight: collections.deque[InFlight] = collections.deque()
 
@@ -119,8 +123,18 @@ class Engine:
             self._window = self._loop.call_later(self._batch.window_ms / 1000, self._on_window)
 
     def _on_window(self) -> None:
+        """The deadline of the rows collected: seal them, or in a busy feed collect a few windows more.
+
+        A row costs the server five times as much in blocks of 1,000 as in blocks of 20,000; who sends that fast gains
+        more by the server's keeping up than by a window's delay.
+        """
         self._window = None
-        self._seal()
+        self._windows += 1
+        busy = self._windows * BUSY_ROWS <= self.pipeline.pending < BUSY_BLOCK_ROWS
+        if busy and self._windows < BUSY_WINDOWS:
+            self._window = self._loop.call_later(self._batch.window_ms / 1000, self._on_window)
+        else:
+            self._seal()
 
     def _seal(self) -> bool:
         """Hand over what was collected, if the sink has room; otherwise try again soon and say False."""
@@ -130,6 +144,7 @@ class Engine:
             if self._window is None:
                 self._window = self._loop.call_later(RETRY_S, self._on_window)
             return False
+        self._windows = 0
         sealed = self.pipeline.seal()
         self.sealed_position = sealed.position
         rows = sum(len(table.rows) for table in sealed.tables)

@@ -308,6 +308,8 @@ class Journal:
                         continue
                     segment = opened
             offset = position - segment.origin
+            if active.end - position > housekeeping.BEHIND_BYTES:
+                segment.unmap_read(offset)
             count, following, damage = segment.walk(offset, offset + bytes_max, not segment.trusted, self._out)
             if damage is not None:
                 recovery.log_damage(self._log_once, segment, damage)

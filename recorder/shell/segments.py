@@ -33,6 +33,7 @@ _NAME = re.compile(r"(\d{8}T\d{6}Z)-([0-9a-f]{16})\.journal(\.zst)?")
 SUFFIX, PACKED_SUFFIX = ".journal", ".journal.zst"
 
 READ_FRAMES_MAX = 65_536  # of one read: 3 MB of index
+READ_UNMAP_BYTES = 1 << 20
 RESYNC_BYTES_MAX = 1 << 30  # checksummed on false trails after damage: a second of work, then the rest is given up
 _ZERO_BYTES = 1 << 20  # written at once where the file system cannot preallocate
 
@@ -103,6 +104,7 @@ class Segment:
         self.buffer = data.data if len(data) else memoryview(bytearray())
         self.trusted = self.sealed = self.named = False
         self.synced = self.mapped_from = self.populated = 0  # offsets; used by the sync thread alone
+        self.read_from = 0  # offset; used by the reading thread alone
         self.damages: dict[int, Damage] = {}
 
     @property
@@ -218,6 +220,16 @@ class Segment:
         if stop > self.mapped_from:
             _LIBC.madvise(self._address(self.mapped_from), ctypes.c_size_t(stop - self.mapped_from), _MADV_DONTNEED)
             self.mapped_from = stop
+
+    def unmap_read(self, until: int) -> None:
+        """Give back what a reader that is far behind has read, a MiB at a time: its backlog does not stay resident."""
+        stop = until // _PAGE * _PAGE
+        if stop - self.read_from >= READ_UNMAP_BYTES:
+            start = self.read_from // _PAGE * _PAGE
+            _LIBC.madvise(self._address(start), ctypes.c_size_t(stop - start), _MADV_DONTNEED)
+            self.read_from = stop
+        elif stop < self.read_from:
+            self.read_from = stop  # somebody reads from the start again
 
     def _address(self, offset: int) -> ctypes.c_void_p:
         return ctypes.c_void_p(self.data.ctypes.data + offset)
