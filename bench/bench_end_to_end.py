@@ -91,7 +91,7 @@ def check_stored(installation: Installation, trades: int) -> None:
 def replay(installation: Installation, process: psutil.Process, trades: int, rate: float | None, before: int) -> Any:
     """Send and wait until all can be queried: (time of the first byte, of the last row queryable, CPU s, memory)."""
     server = installation.server
-    server.prepare(trades)
+    server.prepare(trades, rate)
     used, memory = cpu_s(process), Memory(process)
     watch = installation.watch(before + trades, COUNT_PAUSE_S)
     server.send(rate)
@@ -134,7 +134,7 @@ def test_latency(benchmark: Any, install: Install, tmp_path: Path, scale: float,
     replay(installation, process, warm, rate, 0)
 
     def once() -> tuple[dict[str, Any], Watch, float]:
-        server.prepare(trades)
+        server.prepare(trades, rate)
         used = cpu_s(process)
         watch = installation.watch(warm + trades)
         server.send(rate)

@@ -72,8 +72,9 @@ class LoadServer(Lines):
         self.port = int(self.hear("port")["port"])
         self.url = f"ws://127.0.0.1:{self.port}/"
 
-    def prepare(self, trades: int) -> None:
-        self.tell(prepare=trades)
+    def prepare(self, trades: int, rate: float | None = None) -> None:
+        """Render frames whose event times pass at ``rate`` trades per second, as they do on an exchange."""
+        self.tell(prepare=trades, rate=rate)
         self.hear("prepared", 120.0)
 
     def send(self, rate: float | None = None) -> None:

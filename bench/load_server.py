@@ -3,7 +3,7 @@
     python bench/load_server.py VENUE
 
 Prints a line of JSON for everything that happened; obeys lines of JSON on stdin, one client at a time:
-    {"prepare": trades}   render them; → {"prepared": frames}
+    {"prepare": trades, "rate": null}   render them, event times at that pace; → {"prepared": frames}
     {"rate": null}        send what was prepared, at a pace if a number of trades per second is given;
                           → {"sent": trades, "first_ns": …, "last_ns": …, "log": path}
 ``log`` is an array (n, 2) int64 of (trades sent so far, time before the write), for a client that asks how long a trade
@@ -117,10 +117,10 @@ class Exchange:
                 else:
                     peer.shutdown(socket.SHUT_WR)
 
-    def prepare(self, trades: int) -> None:
+    def prepare(self, trades: int, rate: float | None) -> None:
         frames = trades // self.venue.trades
         self._prepared = np.empty((frames, self.traffic.frame_bytes), np.uint8)
-        ts, gap_ns = time.time_ns(), 1000
+        ts, gap_ns = time.time_ns(), round(1e9 * self.venue.trades / rate) if rate else 1000
         for at, count in self.traffic.chunks(0, frames, RENDER_FRAMES):
             self._prepared[at : at + count] = self.traffic.render(
                 self.sent_frames + at, count, ts + at * gap_ns, gap_ns
@@ -165,7 +165,7 @@ def main() -> None:
     for line in sys.stdin:
         command = json.loads(line)
         if "prepare" in command:
-            exchange.prepare(command["prepare"])
+            exchange.prepare(command["prepare"], command.get("rate"))
         else:
             exchange.send(command["rate"])
 

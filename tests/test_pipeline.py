@@ -92,6 +92,25 @@ def rows_from(pieces, seal_every=0):
     return {name: sorted(rows) for name, rows in collected.items()}, pipeline
 
 
+def test_rows_held_back_come_with_the_next_block_and_none_is_released_before_it_is_handed_over():
+    pipeline = Pipeline(KernelsConfig(zscore_window=32), make)
+    stored, positions = [], []
+    spot_only = [FRAMES[0], *(frame for frame in FRAMES if frame[0] == TEXT and frame[1] == 0)]
+    for piece in [spot_only[:100], spot_only[100:101], spot_only[101:250], [], []]:
+        if piece:
+            frames = frames_from_list(piece, position=pipeline.position)
+            pipeline.consume(frames)
+        sealed = pipeline.seal(hold=True)
+        assert sealed.position < pipeline.position if pipeline.pending else sealed.position == pipeline.position
+        positions.append(sealed.position)
+        blocks = [table.rows for table in sealed.tables if table.table.name == "trades"]
+        stored += [block["ts_event"] for block in blocks]
+    assert pipeline.pending == 0
+    assert sum(len(times) for times in stored) == pipeline.rows["trades"]
+    assert positions == sorted(positions)
+    assert stored[0][-1] < stored[1][0]
+
+
 def readable(row, table, names, series):
     """A row with its ids replaced by what they stand for, and floats by their exact bits."""
     values = []

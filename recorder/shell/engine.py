@@ -17,9 +17,9 @@ from recorder.core.pipeline import Pipeline
 from recorder.values.config import BatchConfig
 
 READ_BYTES = 128 << 10  # decoded at a stretch: about 1 ms, so that sockets are read in between
-BUSY_ROWS = 1_000  # in a window, 200,000 rows/s with windows of 5 ms: from here on blocks are made larger
+BUSY_ROWS_PER_S = 250_000  # from here on blocks are made larger than a window
 BUSY_BLOCK_ROWS = 20_000  # more rows in a block cost the server hardly less each
-BUSY_WINDOWS = 10  # the longest a busy feed's rows are collected
+BUSY_WINDOW_S = 0.05  # the longest that a busy feed's rows are collected
 RETRY_S = 0.002  # how soon to look again when the sink had no room
 
 
@@ -64,7 +64,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._pumping = False
         self._window: asyncio.TimerHandle | None = None
-        self._windows = 0  # passed since the last block was sealed
+        self._collected_s = 0.0  # windows passed since the last block was sealed
         self._first_recv = 0
         self._in_flight: collections.deque[InFlight] = collections.deque()
 
@@ -129,9 +129,9 @@ class Engine:
         more by the server's keeping up than by a window's delay.
         """
         self._window = None
-        self._windows += 1
-        busy = self._windows * BUSY_ROWS <= self.pipeline.pending < BUSY_BLOCK_ROWS
-        if busy and self._windows < BUSY_WINDOWS:
+        self._collected_s += self._batch.window_ms / 1000
+        busy = self._collected_s * BUSY_ROWS_PER_S <= self.pipeline.pending < BUSY_BLOCK_ROWS
+        if busy and self._collected_s < BUSY_WINDOW_S:
             self._window = self._loop.call_later(self._batch.window_ms / 1000, self._on_window)
         else:
             self._seal()
@@ -144,14 +144,16 @@ class Engine:
             if self._window is None:
                 self._window = self._loop.call_later(RETRY_S, self._on_window)
             return False
-        self._windows = 0
-        sealed = self.pipeline.seal()
-        self.sealed_position = sealed.position
+        self._collected_s = 0.0
+        sealed = self.pipeline.seal(hold=True)
+        self.sealed_position = self.pipeline.position
         rows = sum(len(table.rows) for table in sealed.tables)
         self._in_flight.append(InFlight(sealed.position, rows, self._first_recv))
         self._sink.submit(sealed)
         if self.backlog:
             self.wake()
+        elif self.pipeline.pending:  # rows held back for the next block
+            self._window = self._window or self._loop.call_later(self._batch.window_ms / 1000, self._on_window)
         return True
 
     def on_answered(self, position: int) -> None:
