@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from recorder.shell.database import Database
-from recorder.shell.migrate import apply_schema
-from recorder.shell.sql_client import SqlClient
+from recorder.shell.database.migrate import apply_schema
+from recorder.shell.database.sql_client import SqlClient
 
 REPO = Path(__file__).resolve().parent.parent
 PORTS = range(20000, 30000)  # below the range the system hands out to outgoing connections

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from recorder.shell.migrate import statements
+from recorder.shell.database.migrate import statements
 from recorder.values.tables import CANCELLED, NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE, OUTLIER, SIZE_SPIKE
 
 SQL = Path(__file__).resolve().parent.parent / "sql"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from recorder.core.frames import BINARY, CLOSED, OPENED, SENT, SOURCE, TEXT
 from recorder.shell.captures import merge, name_for, open_capture, to_frames, to_lines
 from recorder.shell.journal import Journal
-from recorder.shell.segments import segment_info
+from recorder.shell.journal.segments import segment_info
 from recorder.values.errors import CaptureError
 from recorder.values.feed import FeedSpec
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from recorder.commands import db, schema, sql
-from recorder.shell.migrate import tables_sql
+from recorder.shell.database.migrate import tables_sql
 from recorder.values.errors import ConfigError, DatabaseError
 
 REPO = Path(__file__).resolve().parent.parent
@@ -112,7 +112,8 @@ def test_reader_that_leaves_early_is_no_error(trades, tmp_path):
 def test_console_runs_statements_over_lines_goes_on_after_errors_and_keeps_its_history(trades, tmp_path):
     history = tmp_path / "state" / "sql_history"
     script = (
-        "import pathlib; from recorder.commands.sql import Console; from recorder.shell.sql_client import SqlClient\n"
+        "import pathlib; from recorder.commands.sql import Console\n"
+        "from recorder.shell.database.sql_client import SqlClient\n"
         f"Console(SqlClient({trades.sql_url!r}), 'json', pathlib.Path({str(history)!r})).loop()"
     )
     main, terminal = pty.openpty()

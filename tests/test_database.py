@@ -19,9 +19,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from recorder.shell.database import JAVA_MODULE, Database
-from recorder.shell.database_files import JAR_SHA256, VERSION, fetch_jar, find_java, java_options, server_conf
-from recorder.shell.sql_client import SqlClient
+from recorder.shell.database.files import JAR_SHA256, VERSION, fetch_jar, find_java, java_options, server_conf
+from recorder.shell.database.server import JAVA_MODULE, Database
+from recorder.shell.database.sql_client import SqlClient
 from recorder.values.errors import DatabaseError
 
 REPO = Path(__file__).resolve().parent.parent

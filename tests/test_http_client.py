@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 import trustme
 
-from recorder.shell.http_client import (
+from recorder.shell.sink.http_client import (
     ANSWER_BYTES_MAX,
     Address,
     Answer,

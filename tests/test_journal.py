@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from recorder.core.frames import BINARY, CLOSED, FRAME_BYTES_MAX, HEADER_BYTES, OPENED, SOURCE, TEXT, warm
 from recorder.shell.journal import Journal
-from recorder.shell.segments import FILE_HEADER_BYTES, list_segments, read_path, verify
+from recorder.shell.journal.segments import FILE_HEADER_BYTES, list_segments, read_path, verify
 from recorder.values.errors import FrameTooLong, JournalCorrupt, JournalFull, JournalLocked, RecorderError
 from recorder.values.feed import FeedSpec
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recorder.shell import migrate
-from recorder.shell.migrate import apply_schema, sql_folder, statements, tables_sql
+from recorder.shell.database import migrate
+from recorder.shell.database.migrate import apply_schema, sql_folder, statements, tables_sql
 from recorder.values.errors import DatabaseError
 from recorder.values.tables import TABLES
 
@@ -253,7 +253,7 @@ def test_sql_folder_is_found_beside_the_package_and_inside_an_installed_one(tmp_
     shutil.copytree(REPO / "recorder", tmp_path / "recorder", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(REPO / "sql", tmp_path / "recorder" / "sql")
     found = subprocess.run(
-        [sys.executable, "-c", "from recorder.shell.migrate import sql_folder; print(sql_folder())"],
+        [sys.executable, "-c", "from recorder.shell.database.migrate import sql_folder; print(sql_folder())"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

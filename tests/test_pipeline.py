@@ -36,7 +36,8 @@ def spot(i, symbol="BTCUSDT"):
 
 def book_ticker(i):
     data = {
-        "e": "bookTicker", "u": i, "s": "BTCUSDT", "b": "1.5", "B": "2", "a": "1.75", "A": "3", "T": START + i, "E": START + i
+        "e": "bookTicker", "u": i, "s": "BTCUSDT", "b": "1.5", "B": "2", "a": "1.75", "A": "3",
+        "T": START + i, "E": START + i,
     }  # fmt: skip
     return msgspec.json.encode({"stream": "btcusdt@bookTicker", "data": data})
 

@@ -234,7 +234,7 @@ def test_a_block_of_nothing_but_refused_rows_ends(fresh_tables: Any, make_sink: 
 
 
 def test_a_missing_table_is_created_and_no_row_is_lost(fresh_tables: Any, make_sink: Any) -> None:
-    from recorder.shell.migrate import apply_schema
+    from recorder.shell.database.migrate import apply_schema
 
     applied: list[int] = []
 

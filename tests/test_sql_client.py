@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recorder.shell import sql_client
-from recorder.shell.sql_client import SqlClient
+from recorder.shell.database import sql_client
+from recorder.shell.database.sql_client import SqlClient
 from recorder.values.errors import DatabaseError
 
 REAL_SERVER = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -33,7 +33,7 @@ from sql_rows import (
     trade,
 )  # fmt: skip
 
-from recorder.shell.migrate import apply_schema
+from recorder.shell.database.migrate import apply_schema
 from recorder.values.tables import CANCELLED, OUTLIER, SIZE_SPIKE
 
 QUERIES = sorted(path.stem for path in (SQL / "queries").glob("*.sql"))

@@ -30,7 +30,7 @@ from sql_rows import (
 )  # fmt: skip
 
 from recorder.commands.replay import replay
-from recorder.shell.migrate import apply_schema
+from recorder.shell.database.migrate import apply_schema
 from recorder.values.config import Config, QuestdbConfig
 from recorder.values.tables import CANCELLED, NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE
 

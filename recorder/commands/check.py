@@ -207,8 +207,9 @@ def _system(config: Config) -> Iterator[Finding]:
 
 
 def _database(config: Config) -> Iterator[Finding]:
-    from recorder.shell.database import Database, fetch_jar, find_java
-    from recorder.shell.sql_client import connect
+    from recorder.shell.database import Database
+    from recorder.shell.database.files import fetch_jar, find_java
+    from recorder.shell.database.sql_client import connect
 
     if config.questdb.embedded:
         database = Database.from_config(config)

@@ -90,7 +90,7 @@ def _embedded_facts(config: Config) -> dict[str, object]:
 
 
 def _external_facts(config: Config) -> dict[str, object]:
-    from recorder.shell.sql_client import connect
+    from recorder.shell.database.sql_client import connect
 
     facts: dict[str, object] = {"running": True, "ready": True, "sql": config.questdb.sql}
     try:

@@ -263,7 +263,7 @@ async def _show(recording: Any, seconds: float) -> None:
 
 def _conclude(recording: Any, config: Config, since: str, truth: dict[str, Any], drained: bool) -> int:
     """Compare what was sent with what can be queried, then show where to look."""
-    from recorder.shell.sql_client import connect
+    from recorder.shell.database.sql_client import connect
 
     if recording.sink is None:
         if recording.database_error:

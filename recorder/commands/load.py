@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from recorder.core.frames import Frames
 from recorder.core.pipeline import Pipeline
 from recorder.feeds import make
-from recorder.shell import migrate, views
-from recorder.shell.database import Database
+from recorder.shell.database import Database, migrate, views
+from recorder.shell.database.sql_client import connect
 from recorder.shell.log import Log
 from recorder.shell.sink import Sink
-from recorder.shell.sql_client import connect
 from recorder.values.config import Config
 from recorder.values.errors import DatabaseError
 

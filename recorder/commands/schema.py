@@ -22,7 +22,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
-    from recorder.shell import migrate
+    from recorder.shell.database import migrate
 
     if not args.apply:
         sys.stdout.write(migrate.tables_sql(config.retention))
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
             sys.stdout.write(f"\n-- views/{path.name}\n{path.read_text(encoding='utf-8').rstrip()}\n")
         return 0
 
-    from recorder.shell.sql_client import connect
+    from recorder.shell.database.sql_client import connect
 
     with connect(config) as client:
         done = migrate.apply_schema(client, config)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from recorder.values.errors import DatabaseError
 
 if TYPE_CHECKING:
-    from recorder.shell.sql_client import Result, SqlClient
+    from recorder.shell.database.sql_client import Result, SqlClient
     from recorder.values.config import Config
 
 TERMINAL_ROWS_MAX = 1000  # nobody reads more on a screen; a pipe, --json and --csv get every row
@@ -46,7 +46,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
-    from recorder.shell.sql_client import connect
+    from recorder.shell.database.sql_client import connect
 
     form = "json" if args.json else "csv" if args.csv else "table"
     with connect(config) as client:
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
 
 
 def _asked(query: str | None) -> Iterator[str]:
-    from recorder.shell.migrate import statements
+    from recorder.shell.database.migrate import statements
 
     if query is not None:
         yield query

@@ -180,7 +180,7 @@ class Pipeline:
         return Rows(sealed.table, rows, sealed.varchar_heap, sealed.varchar_offsets)
 
     def _hold_back(self, name: str, rows: Rows, before: Rows | None) -> Rows:
-        """Put the rows of the newest ts_event aside; not if they are all there is, were held back before, or too many."""
+        """Put the rows of the newest ts_event aside, unless they are all, too many, or held back already."""
         times = rows.rows["ts_event"]
         newest = times[-1]
         first = int(np.searchsorted(times, newest))

@@ -300,7 +300,7 @@ def export(path: Path, provider: str | None, options: dict[str, str] | None) -> 
 
 
 def journal(path: Path, provider: str | None, options: dict[str, str] | None) -> Capture:
-    from recorder.shell.segments import read_path  # the journal brings Numba along; other captures do without
+    from recorder.shell.journal.segments import read_path  # the journal brings Numba along; other captures do without
 
     def frames() -> Iterator[Frames]:
         try:

@@ -18,7 +18,7 @@ from recorder_process import Recorder, external, until, write_config
 from recorder.core.frames import TEXT
 from recorder.shell.database import Database
 from recorder.shell.journal import Journal
-from recorder.shell.recovery import read_released
+from recorder.shell.journal.recovery import read_released
 
 SYMBOLS = {
     "coinbase": ["BTC-USD", "ETH-USD"],

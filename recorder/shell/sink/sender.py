@@ -13,7 +13,7 @@ import msgspec
 from recorder.core.batch import Rows
 from recorder.core.encode import Dictionary, Encoder, merge_rows, sort_rows
 from recorder.core.encode_client import encode_with_client
-from recorder.shell.http_client import Address, Answer, HttpConnection, words
+from recorder.shell.sink.http_client import Address, Answer, HttpConnection, words
 from recorder.values.schema import Table
 
 MERGED_ROWS_MAX = 1 << 17  # waiting blocks go as one request up to this: the server's cost per row stops falling there

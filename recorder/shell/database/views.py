@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from recorder.shell.sql_client import SqlClient
+from recorder.shell.database.sql_client import SqlClient
 
 POLL_S = 0.02
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import recorder
-from recorder.shell.sql_client import SqlClient
+from recorder.shell.database.sql_client import SqlClient
 from recorder.values.errors import DatabaseError
 from recorder.values.schema import Table
 from recorder.values.tables import TABLES

@@ -17,8 +17,8 @@ from typing import Any
 
 import psutil
 
-from recorder.shell.database_files import LOG_CONF, LOOPBACK, fetch_jar, find_java, java_options, server_conf
-from recorder.shell.sql_client import SqlClient
+from recorder.shell.database.files import LOG_CONF, LOOPBACK, fetch_jar, find_java, java_options, server_conf
+from recorder.shell.database.sql_client import SqlClient
 from recorder.values.errors import DatabaseError
 
 JAVA_MODULE = "io.questdb/io.questdb.ServerMain"

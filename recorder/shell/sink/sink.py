@@ -13,9 +13,9 @@ from zlib import crc32
 from recorder.core.batch import Batch, Output, Rows
 from recorder.core.encode import Dictionary, Sealed, warm
 from recorder.core.encode_client import describe_row, feed_of, values_of
-from recorder.shell.applied import AppliedPoller
-from recorder.shell.http_client import parse_conf, parse_url
-from recorder.shell.sender import Closing, Health, Job, Log, Refused, TableSender
+from recorder.shell.sink.applied import AppliedPoller
+from recorder.shell.sink.http_client import parse_conf, parse_url
+from recorder.shell.sink.sender import Closing, Health, Job, Log, Refused, TableSender
 from recorder.values.config import QuestdbConfig
 from recorder.values.schema import LONG_NULL
 from recorder.values.tables import REJECTED, TABLES

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from recorder.core.frames import COLUMNS, CORRUPT, END, ENDS, TORN, Frames, index, resync
-from recorder.shell import packed
+from recorder.shell.journal import packed
 from recorder.values.errors import JournalCorrupt
 
 FILE_HEADER_BYTES = 64

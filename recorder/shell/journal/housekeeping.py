@@ -11,9 +11,16 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from recorder.shell import packed
-from recorder.shell.recovery import NEXT, SCRATCH_SUFFIX, Held, write_released
-from recorder.shell.segments import FILE_HEADER_BYTES, PACKED_SUFFIX, SUFFIX, Segment, segment_name, sync_directory
+from recorder.shell.journal import packed
+from recorder.shell.journal.recovery import NEXT, SCRATCH_SUFFIX, Held, write_released
+from recorder.shell.journal.segments import (
+    FILE_HEADER_BYTES,
+    PACKED_SUFFIX,
+    SUFFIX,
+    Segment,
+    segment_name,
+    sync_directory,
+)
 from recorder.values.errors import JournalCorrupt, JournalFull
 
 if TYPE_CHECKING:

@@ -115,8 +115,8 @@ def server_conf(http_port: int, pg_port: int, min_http_port: int, authenticated:
         "line.auto.create.new.columns": "false",
         "shared.network.worker.count": max(NETWORK_WORKERS_MIN, os.cpu_count() or 1),
         "http.json.query.connection.limit": 16,
-        # Feeds overlap in time, so most commits merge into the last partition. Left at 50 MB the server rewrote the whole
-        # partition for it, 528 rows for each row stored at 10,000 trades/s; this way it rewrites 2 (4 at 100,000/s).
+        # Feeds overlap in time, so most commits merge into the last partition. Left at 50 MB the server rewrote the
+        # whole of it, 528 rows for each row stored at 10,000 trades/s; this way it rewrites 2 (4 at 100,000/s).
         "cairo.o3.partition.split.min.size": "64k",
         "cairo.o3.last.partition.max.splits": 100,
         # How long (ms) one table may be applied before wal_tables() tells of it and others get their turn. With the

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from recorder.core.frames import COLUMNS, KINDS, LENGTHS, SOURCE, SOURCES, STARTS
-from recorder.shell.segments import (
+from recorder.shell.journal.segments import (
     FILE_HEADER_BYTES,
     PACKED_SUFFIX,
     READ_FRAMES_MAX,

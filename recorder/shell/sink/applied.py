@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from recorder.shell.http_client import Address, HttpConnection, words
-from recorder.shell.sender import LATENCY_BUCKETS, Log
+from recorder.shell.sink.http_client import Address, HttpConnection, words
+from recorder.shell.sink.sender import LATENCY_BUCKETS, Log
 from recorder.values.errors import DatabaseError
 
 POLL_S = 0.004  # between looks while rows come out, and so the resolution of "queryable"; 90 µs of CPU here, 150 there

@@ -31,9 +31,9 @@ from recorder.core.frames import (
     write_frames,
     write_one,
 )
-from recorder.shell import housekeeping, recovery
-from recorder.shell.housekeeping import Held
-from recorder.shell.segments import FILE_HEADER_BYTES, READ_FRAMES_MAX, Segment
+from recorder.shell.journal import housekeeping, recovery
+from recorder.shell.journal.housekeeping import Held
+from recorder.shell.journal.segments import FILE_HEADER_BYTES, READ_FRAMES_MAX, Segment
 from recorder.values.errors import FrameTooLong, JournalFull, RecorderError
 from recorder.values.feed import FeedSpec
 
