@@ -16,7 +16,6 @@ from recorder.shell.sink import Sink
 from recorder.values.config import Config
 from recorder.values.errors import DatabaseError
 
-VIEWS_TIMEOUT_S = 60.0  # for materialised views to follow; rows are safe without them
 ROOM_POLL_S = 0.001  # between looks whether the sink takes another block
 STUCK_S = 60.0  # without any block answered: the database is not coming back by itself
 
@@ -60,10 +59,10 @@ def migrate_to(config: Config) -> list[str]:
         return migrate.apply_schema(client, config)
 
 
-def refresh_views(config: Config) -> None:
+def refresh_views(config: Config, timeout_s: float) -> None:
     """Bring the materialised views up to the last row: whoever looks next should not have to wait for their timer."""
     with connect(config) as client:
-        views.refresh(client, VIEWS_TIMEOUT_S)
+        views.refresh(client, timeout_s)
 
 
 def make_sink(

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from recorder.commands.load import make_sink, migrate_to
+from recorder.commands.load import make_sink, migrate_to, refresh_views
 from recorder.core import encode, frames, histogram, websocket_frames
 from recorder.core.pipeline import Pipeline
 from recorder.feeds import PROVIDERS, make
@@ -24,10 +24,9 @@ from recorder.values.errors import ConfigError, RecorderError
 from recorder.values.feed import HOUR, SECOND, FeedSpec
 from recorder.values.schedule import Closed, Open, Schedule
 
-DRAIN_TIMEOUT_S = (
-    30.0  # for rows to become queryable when stopping; what is not stays in the journal for the next start
-)
+DRAIN_TIMEOUT_S = 30.0  # for rows to become queryable when stopping; the rest is loaded at the next start
 FEED_RETRY_S = 30.0  # after something unforeseen, such as a calendar that cannot be computed
+VIEWS_TIMEOUT_S = 5.0  # for bars to follow when stopping: who stops a recorder wants it to end
 DATABASE_RETRY_S = 5.0  # between tries to start or reach the database: frames are journalled meanwhile
 SUPERVISE_S = 1.0
 CALENDAR_NS = 12 * HOUR  # the calendar is asked again this often: exchanges close on short notice
@@ -289,6 +288,11 @@ class Recording:
                 reason="not queryable yet; the next start loads it", database=self.database_state,
             )  # fmt: skip
         self.journal.close()
+        if drained:
+            try:
+                await asyncio.to_thread(refresh_views, self.config, VIEWS_TIMEOUT_S)
+            except RecorderError as error:  # bars follow by their own timer
+                self.log.warning("views.behind", reason=str(error))
         return drained
 
 

@@ -17,6 +17,7 @@ from recorder.values.config import Config
 from recorder.values.errors import RecorderError, nearest
 
 APPLY_TIMEOUT_S = 600.0  # for the last rows to become queryable; a day of ticks takes seconds
+VIEWS_TIMEOUT_S = 60.0  # for bars to follow; rows are queryable before
 PACE_STEP_S = 0.25  # longest sleep of a paced replay, so that Ctrl-C is answered
 
 
@@ -103,7 +104,7 @@ def replay(
         for frames in _paced(captures.to_frames(whole), pace):
             load.frames(frames)
         load.finish(APPLY_TIMEOUT_S)
-        refresh_views(config)
+        refresh_views(config, VIEWS_TIMEOUT_S)
         pipeline = load.pipeline
         return Summary(
             frames=sum(source.frames for source in pipeline.sources.values()),
