@@ -65,7 +65,7 @@ class Engine:
         self._pumping = False
         self._window: asyncio.TimerHandle | None = None
         self._collected_s = 0.0  # windows passed since the last block was sealed
-        self._first_recv = 0
+        self._first_recv = self._last_recv = 0  # of the frames whose rows are collected
         self._in_flight: collections.deque[InFlight] = collections.deque()
 
     def start(self, sink: Sink) -> None:
@@ -112,11 +112,10 @@ class Engine:
             return  # _seal comes back to us when there is room
         frames = self._journal.read(self.pipeline.position, READ_BYTES)
         if frames is not None and frames.count:
-            had = self.pipeline.pending
             self.pipeline.consume(frames)
             self.decoded.add(frames.ts_recv, time.time_ns())
-            if not had:
-                self._first_recv = int(frames.ts_recv[0])
+            self._first_recv = self._first_recv or int(frames.ts_recv[0])
+            self._last_recv = int(frames.ts_recv[-1])
             if self.backlog:
                 self.wake()
         if self._window is None and (self.pipeline.pending or self.pipeline.position > self.sealed_position):
@@ -149,6 +148,7 @@ class Engine:
         self.sealed_position = self.pipeline.position
         rows = sum(len(table.rows) for table in sealed.tables)
         self._in_flight.append(InFlight(sealed.position, rows, self._first_recv))
+        self._first_recv = self._last_recv if self.pipeline.pending else 0  # held back are the newest
         self._sink.submit(sealed)
         if self.backlog:
             self.wake()
