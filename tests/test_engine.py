@@ -253,3 +253,27 @@ def test_latencies_are_those_of_the_frames(journal: Journal) -> None:
         assert engine.decoded.sum <= engine.queryable.sum + elapsed
 
     asyncio.run(run())
+
+
+def test_rows_held_back_do_not_age_the_blocks_after_them(journal: Journal) -> None:
+    """The newest row of each block waits for the next one: what is in flight is never older than the block before."""
+    second = 1_000_000_000
+    base = time.time_ns() - 60 * second
+
+    async def run() -> None:
+        engine, sink = new_engine(journal, window_ms=20), GatedSink(blocks_max=100)
+        engine.start(sink)
+        for number in range(10):
+            blocks = len(sink.blocks)
+            append(journal, 1 + 5 * number, 5, ts_recv=base + number * second)
+            engine.wake()
+            await reached(lambda blocks=blocks: len(sink.blocks) > blocks)
+            if number:  # the first block holds the source's declaration, stamped now
+                assert base + (number - 1) * second <= engine.waiting_since <= base + number * second
+            sink.apply(engine)
+            await asyncio.sleep(0)
+        await drained(engine, sink)
+        assert sink.ids == list(range(1, 51))
+        assert engine.waiting_since == 0
+
+    asyncio.run(run())
