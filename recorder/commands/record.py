@@ -289,10 +289,7 @@ class Recording:
             )  # fmt: skip
         self.journal.close()
         if drained:
-            try:
-                await asyncio.to_thread(refresh_views, self.config, VIEWS_TIMEOUT_S)
-            except RecorderError as error:  # bars follow by their own timer
-                self.log.warning("views.behind", reason=str(error))
+            await asyncio.to_thread(refresh_views, self.config, VIEWS_TIMEOUT_S)
         return drained
 
 

@@ -5,15 +5,24 @@ from __future__ import annotations
 import time
 
 from recorder.shell.database.sql_client import SqlClient
+from recorder.values.errors import DatabaseError
 
 POLL_S = 0.02
 
 
 def refresh(client: SqlClient, timeout_s: float) -> bool:
-    """Refresh the views that follow a timer and wait until every view has what its base has; False when it took longer.
+    """Refresh the views that follow a timer and wait until every view has what its base has.
 
-    Raises DatabaseError when the server refuses. Views that are not valid are left alone: ``schema`` reports them.
+    False when it took longer, or the server refused, as it may while a timer has just begun the same: the timer brings
+    them up to date, and no row waits for it. Views that are not valid are left alone: ``schema`` reports them.
     """
+    try:
+        return _refresh(client, timeout_s)
+    except DatabaseError:
+        return False
+
+
+def _refresh(client: SqlClient, timeout_s: float) -> bool:
     states = client.rows("SELECT view_name, refresh_type FROM materialized_views() WHERE view_status <> 'invalid'")
     for row in states:
         if row["refresh_type"] == "timer":
