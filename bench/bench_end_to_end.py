@@ -37,7 +37,6 @@ from recorder.shell.database import Database
 
 TRADES = 3_000_000  # of a measurement of throughput
 WARM_TRADES = 300_000  # the server compiles what is hot; segments and partitions exist
-WARM_WINDOW_S = 0.5
 THROUGHPUT_TIMEOUT_S = 200.0
 COUNT_PAUSE_S = 0.02  # between looks at the count while it must not matter
 PACED_S = 10.0

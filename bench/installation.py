@@ -162,12 +162,12 @@ class Installation:
 
     def __init__(self, folder: Path, server: LoadServer, ports: list[int]) -> None:
         self.folder, self.server = folder, server
-        self.http_port, pg_port, min_http_port, self.metrics_port = ports
+        self.http_port, pg_port, min_http_port, metrics_port = ports
         spec = server.venue.spec
         options = "".join(f'{name} = "{value}"\n' for name, value in spec.options.items())
         (folder / "config.toml").write_text(
             f'[journal]\ndir = "journal"\nkeep_gb = 4\n[questdb]\ndir = "questdb"\nhttp_port = {self.http_port}\n'
-            f"pg_port = {pg_port}\nmin_http_port = {min_http_port}\n[metrics]\nport = {self.metrics_port}\n"
+            f"pg_port = {pg_port}\nmin_http_port = {min_http_port}\n[metrics]\nport = {metrics_port}\n"
             f'[[feeds]]\nname = "{spec.name}"\nprovider = "{spec.provider}"\nchannels = ["trades"]\n'
             f'symbols = {json.dumps(spec.symbols)}\nurl = "{server.url}"\nschedule = "24/7"\n{options}'
         )
@@ -218,14 +218,6 @@ class Installation:
     def watch(self, wanted: int, pause_s: float = POLL_S) -> Watch:
         query = Query(self.http_port)
         return Watch(lambda: int(query("select count() from trades")[0][0]), wanted, pause_s)
-
-    def metric(self, name: str) -> float:
-        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=10)
-        connection.request("GET", "/metrics")
-        for line in connection.getresponse().read().decode().splitlines():
-            if line.startswith(name):
-                return float(line.split()[-1])
-        raise KeyError(name)
 
     def stop(self) -> None:
         """End the recorder as a user would; raises subprocess.TimeoutExpired when it does not."""

@@ -12,7 +12,18 @@ import numpy as np
 from recorder.core.spellings import NOTHING, Spellings
 from recorder.values.errors import FrameError
 from recorder.values.schema import TEXT_NULL, Table
-from recorder.values.tables import BARS, FEED_EVENTS, GAPS, QUOTES, REJECTED, STATUSES, TABLES, TRADES
+from recorder.values.tables import (
+    BARS,
+    FEED_EVENTS,
+    GAP_OPEN,
+    GAP_SEQUENCE,
+    GAPS,
+    QUOTES,
+    REJECTED,
+    STATUSES,
+    TABLES,
+    TRADES,
+)
 
 BATCH_ROWS_INITIAL = 8192  # one burst of 20 ms at 400 k rows/s before the first growth
 TEXTS_MAX = 1 << 22  # distinct symbols, exchanges and conditions of a life: 4 M option contracts fit
@@ -309,7 +320,7 @@ class Scope:
         batch = self.out.batches[GAPS.name]
         batch.append(
             ts_event, ts_recv, self.series(symbol), self.text(channel), kind, from_id, to_id, missing, span_ns,
-            self.text(cause), 1, 0,
+            self.text(cause), GAP_OPEN, 0,
         )  # fmt: skip
 
     def sequence(self, number: int, ts_recv: int, channel: str = "connection") -> None:
@@ -323,7 +334,7 @@ class Scope:
                 ts_recv,
                 "*",
                 channel,
-                2,
+                GAP_SEQUENCE,
                 last + 1,
                 number - 1,
                 number - last - 1,

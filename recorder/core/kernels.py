@@ -18,6 +18,8 @@ from recorder.values.tables import (
     CANCELLED,
     CORRECTED,
     DUPLICATE,
+    GAP_TIME,
+    GAP_TRADE_ID,
     LATE,
     NOT_LAST_ELIGIBLE,
     NOT_VOLUME_ELIGIBLE,
@@ -34,7 +36,6 @@ GAP_COLUMNS = 8
 CANCELLATION = 1e-6  # m2 below this part of its peak has lost six digits of sixteen
 
 IDS_OPAQUE, IDS_CONTIGUOUS = 0, 1  # what trade ids tell: only whether seen before, or also what is missing
-GAP_TRADE_ID, GAP_SEQUENCE, GAP_TIME, GAP_DISCONNECT = 1, 2, 3, 4  # codes of the GAPS.kind label
 NO_TIME = LONG_NULL
 
 

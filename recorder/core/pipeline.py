@@ -18,7 +18,7 @@ from recorder.values.config import KernelsConfig
 from recorder.values.errors import FrameError, RecorderError
 from recorder.values.feed import Feed, FeedSpec
 from recorder.values.schedule import day_boundaries
-from recorder.values.tables import DUPLICATE, GAPS, QUOTES, TRADES
+from recorder.values.tables import DUPLICATE, GAP_OPEN, GAP_TRADE_ID, GAPS, QUOTES, TRADES
 
 HELD_BACK = (TRADES.name, QUOTES.name)  # the tables with many rows a second
 HELD_ROWS_MAX = 1024  # more in one ts_event are an auction or a snapshot: not worth a window's delay
@@ -199,9 +199,9 @@ class Pipeline:
         """Gaps found by the kernels become rows of this same block: GAPS comes after TRADES among the batches."""
         batch, text = self.out.batches[GAPS.name], self.out.texts.id
         for series, ts_event, ts_recv, kind, from_id, to_id, missing, span in gaps.tolist():
-            cause = "ids missing in the stream" if kind == 1 else "no trade for longer than time_gap_s"
+            cause = "ids missing in the stream" if kind == GAP_TRADE_ID else "no trade for longer than time_gap_s"
             batch.append(
-                ts_event, ts_recv, series, text("trades"), kind, from_id, to_id, missing, span, text(cause), 1, 0
+                ts_event, ts_recv, series, text("trades"), kind, from_id, to_id, missing, span, text(cause), GAP_OPEN, 0
             )
 
     def warm(self) -> None:

@@ -31,6 +31,9 @@ FLAGS = {
 SIDES = ("sell", "buy")
 SELL, BUY = 1, 2  # codes of the `side` label; 0 is unknown
 
+GAP_TRADE_ID, GAP_SEQUENCE, GAP_TIME = 1, 2, 3  # codes of the `kind` label of gaps
+GAP_OPEN = 1  # code of their `status` label
+
 TRADES = Table(
     "trades",
     "a print",

@@ -27,9 +27,8 @@ from recorder.values.messages import (
     quoted,
 )  # fmt: skip
 from recorder.values.schema import TEXT_NULL
-from recorder.values.tables import BACKFILLED, BUY, QUOTES, SELL, TRADES
+from recorder.values.tables import BACKFILLED, BUY, GAP_TRADE_ID, QUOTES, SELL, TRADES
 
-GAP_BY_TRADE_ID = 1  # code of the GAPS.kind label
 MISSED_MAX = 1 << 20  # trades a heartbeat may be ahead of us; more is another id space, not a loss
 
 Side = Literal["buy", "sell"]
@@ -194,9 +193,7 @@ def decoder(scope: Scope, canonical: Callable[[str], str]) -> Callable[[bytes, i
             cause = "a heartbeat named trades that did not come"
             saw(product, due)
             newest = due
-            scope.gap(
-                ts_event, ts_recv, canonical(product), "trades", GAP_BY_TRADE_ID, last + 1, due, missing, 0, cause
-            )
+            scope.gap(ts_event, ts_recv, canonical(product), "trades", GAP_TRADE_ID, last + 1, due, missing, 0, cause)
         if newest < message.last_trade_id <= last + MISSED_MAX:
             promised[product] = message.last_trade_id
 
