@@ -113,3 +113,48 @@ CREATE TABLE IF NOT EXISTS rejected (
   excerpt VARCHAR
 ) TIMESTAMP(ts_event) PARTITION BY MONTH WAL
 DEDUP UPSERT KEYS(ts_event, feed, position, item);
+
+-- coverage: what was noticed in one minute about a minute of a feed, symbol and channel; entries of a minute add up
+CREATE TABLE IF NOT EXISTS coverage (
+  ts_event TIMESTAMP_NS,
+  feed SYMBOL CAPACITY 64,
+  symbol SYMBOL CAPACITY 16384,
+  channel SYMBOL CAPACITY 64,
+  noticed TIMESTAMP_NS,
+  received LONG,
+  verified LONG,
+  unverifiable LONG,
+  missing LONG,
+  repaired LONG,
+  duplicate LONG,
+  late LONG,
+  rejected LONG,
+  cause SYMBOL CAPACITY 256
+) TIMESTAMP(ts_event) PARTITION BY MONTH WAL
+DEDUP UPSERT KEYS(ts_event, symbol, feed, channel, noticed);
+
+-- latency: a stage's latencies in one second
+CREATE TABLE IF NOT EXISTS latency (
+  ts_event TIMESTAMP_NS,
+  feed SYMBOL CAPACITY 64,
+  stage SYMBOL CAPACITY 64,
+  count LONG,
+  p50 LONG,
+  p99 LONG,
+  p999 LONG,
+  max LONG
+) TIMESTAMP(ts_event) PARTITION BY DAY WAL
+DEDUP UPSERT KEYS(ts_event, feed, stage);
+
+-- quality_events: a finding
+CREATE TABLE IF NOT EXISTS quality_events (
+  ts_event TIMESTAMP_NS,
+  symbol SYMBOL CAPACITY 16384,
+  feed SYMBOL CAPACITY 64,
+  check_name SYMBOL CAPACITY 256,
+  severity SYMBOL CAPACITY 16,
+  value DOUBLE,
+  threshold DOUBLE,
+  message VARCHAR
+) TIMESTAMP(ts_event) PARTITION BY MONTH WAL
+DEDUP UPSERT KEYS(ts_event, symbol, feed, check_name);

@@ -6,12 +6,13 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from recorder.commands.load import make_sink, migrate_to, refresh_views
-from recorder.core import encode, frames, histogram, websocket_frames
+from recorder.core import encode, frames, histogram, observations, websocket_frames
+from recorder.core.observations import NO_SOURCE
 from recorder.core.pipeline import Pipeline
 from recorder.feeds import PROVIDERS, make
 from recorder.shell.connection import Connection
@@ -20,9 +21,10 @@ from recorder.shell.engine import Engine
 from recorder.shell.journal import Journal
 from recorder.shell.sink import Sink
 from recorder.values.config import Config, credentials
-from recorder.values.errors import ConfigError, RecorderError
+from recorder.values.errors import ConfigError, JournalFull, RecorderError
 from recorder.values.feed import HOUR, SECOND, FeedSpec
 from recorder.values.schedule import Closed, Open, Schedule
+from recorder.values.schema import Table
 
 DRAIN_TIMEOUT_S = 30.0  # for rows to become queryable when stopping; the rest is loaded at the next start
 FEED_RETRY_S = 30.0  # after something unforeseen, such as a calendar that cannot be computed
@@ -142,6 +144,14 @@ class Recording:
                     self._spawn(self._drop(run.previous))
                 continue
             run.task = asyncio.create_task(self._keep_feed(run, keys[name]))
+
+    def observe(self, table: Table, rows: Iterable[Sequence[Any]]) -> None:
+        """Record rows of our own, by the journal like everything else; while the disk is full they are dropped."""
+        try:
+            self.journal.append(NO_SOURCE, frames.OBSERVED, time.time_ns(), observations.encode(table, rows))
+        except JournalFull:
+            return  # paused, with an alarm of its own: what is left of the disk is for frames
+        self.engine.wake()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

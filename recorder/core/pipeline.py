@@ -9,9 +9,10 @@ from functools import partial
 import msgspec
 import numpy as np
 
+from recorder.core import observations
 from recorder.core.batch import Output, Rows, Scope
 from recorder.core.encode import Dictionary, Sealed, merge_rows, sort_rows
-from recorder.core.frames import BINARY, CLOSED, OPENED, SOURCE, Frames
+from recorder.core.frames import BINARY, CLOSED, OBSERVED, OPENED, SOURCE, Frames
 from recorder.core.kernels import IDS_CONTIGUOUS, IDS_OPAQUE, Kernels
 from recorder.core.templates import Matcher
 from recorder.values.config import KernelsConfig
@@ -22,6 +23,8 @@ from recorder.values.tables import DUPLICATE, GAP_OPEN, GAP_TRADE_ID, GAPS, QUOT
 
 HELD_BACK = (TRADES.name, QUOTES.name)  # the tables with many rows a second
 HELD_ROWS_MAX = 1024  # more in one ts_event are an auction or a snapshot: not worth a window's delay
+
+NO_RULES = (IDS_OPAQUE, 0)  # of a series that no feed has trades of
 
 Decode = Callable[[bytes, int], None]
 
@@ -86,6 +89,9 @@ class Pipeline:
                 if kind == SOURCE:
                     self._declare(number, payload)
                 current, source = number, sources.get(number)
+            if kind == OBSERVED:
+                self._observe(payload)
+                continue
             if source is None:
                 continue  # a segment whose declaration was lost: nothing can be said of its frames
             scope = source.scope
@@ -106,6 +112,15 @@ class Pipeline:
             elif kind == CLOSED:
                 scope.position = end
                 scope.event(ts_recv, "closed", payload.decode("utf-8", "replace"))
+
+    def _observe(self, payload: bytes) -> None:
+        """Rows of our own; those of another version that do not fit are counted and passed over."""
+        before = self.out.counts()
+        try:
+            observations.store(self.out, payload)
+        except Exception as error:
+            self.out.rollback(before)
+            self.out.unknown[("recorder", f"observation: {error}"[:80])] = 1
 
     def _declare(self, number: int, payload: bytes) -> None:
         """A SOURCE frame: known ones keep their state (they are declared again in every segment)."""
@@ -193,7 +208,7 @@ class Pipeline:
     def _know_series(self) -> None:
         state, keys = self.kernels.state, self.out.series.keys
         while state.known < len(keys):
-            state.add(*self._series_rules[keys[state.known][0]])
+            state.add(*self._series_rules.get(keys[state.known][0], NO_RULES))
 
     def _add_gaps(self, gaps: np.ndarray) -> None:
         """Gaps found by the kernels become rows of this same block: GAPS comes after TRADES among the batches."""

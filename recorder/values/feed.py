@@ -44,6 +44,9 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     life_ns: int = 0  # the provider cuts a connection of this age; 0: never
     session_zone: str = "UTC"  # whose midnight starts a new VWAP session
     history: str = ""  # in words, what backfill can reach
+    history_channels: tuple[str, ...] = ()  # what ``Feed.history`` can fetch
+    history_window_ns: int = 0  # how far back it reaches; 0: without an end
+    rest_per_second_max: float = 1.0  # HTTP requests, over all connections of the feed
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +110,41 @@ class Fatal:
 Command = Send | Ready | Notice | Reconnect | Fatal
 
 
+@dataclass(frozen=True)
+class HistoryRequest:
+    """What to ask of a provider's history: a range of ids where both are known, else a range of time.
+
+    symbol       canonical
+    start, end   ns, both inclusive: between which ``ts_event`` lies
+    from_id, to_id  both inclusive, or None
+    """
+
+    symbol: str
+    channel: str
+    start: int
+    end: int
+    from_id: int | None = None
+    to_id: int | None = None
+
+
+@dataclass(frozen=True)
+class HttpRequest:
+    """A GET. ``secret_headers`` are sent, and never logged or journalled; keys never stand in the URL."""
+
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+    secret_headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class HttpResponse:
+    """What came back. ``headers`` have lower-case names."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
 class ProviderInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What configuration must know of a provider."""
 
@@ -137,6 +175,12 @@ class Feed(Protocol):
     def decoder(self, out: Any) -> Callable[[bytes, int], None]:
         """Return decode(payload, ts_recv): frame → rows into ``out``. Raises FrameError for what does not fit."""
 
+    # A feed whose capability names ``history_channels`` also has:
+    #   history(request) -> Generator[HttpRequest, HttpResponse, None]: yields a request, is sent its response (status
+    #     200 only), yields the next page, returns when there is no more. Raises SymbolError, ConfigError.
+    #   history_decoder(out) -> decode(request: HistoryRequest, body: bytes, ts_recv: int): one page → rows into ``out``
+    #     with the flag BACKFILLED and the same identity as from the stream. Raises FrameError, also for an error that
+    #     comes as HTTP 200.
     # A feed may also have ``templates(out) -> recorder.core.templates.Templates | None``, asked for after ``decoder``
     # with the same ``out``: its commonest messages as they look, which compiled code then turns into rows without a
     # call of decode. What they match, decode must read just so; every other frame goes to decode.

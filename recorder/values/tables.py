@@ -171,4 +171,65 @@ REJECTED = Table(
     ),
 )
 
-TABLES = {t.name: t for t in (TRADES, QUOTES, BARS, STATUSES, GAPS, FEED_EVENTS, REJECTED)}
+COVERAGE = Table(
+    "coverage",
+    "what was noticed in one minute about a minute of a feed, symbol and channel; entries of a minute add up",
+    partition="MONTH",
+    dedup=("ts_event", "symbol", "feed", "channel", "noticed"),
+    columns=(
+        Column("ts_event", TIMESTAMP, "start of the minute that the rows belong to, by their ts_event"),
+        series(),
+        Column("channel", symbol(64), "trades, quotes …; * with symbol * for a whole connection"),
+        Column("noticed", TIMESTAMP, "start of the minute it was noticed in: late rows and repairs come on top"),
+        Column("received", LONG, "rows that came, repeats included"),
+        Column("verified", LONG, "rows whose neighbours are known by id or sequence"),
+        Column("unverifiable", LONG, "rows of which nobody can say what came before"),
+        Column("missing", LONG, "known to be lost"),
+        Column("repaired", LONG, "of those, recovered from history"),
+        Column("duplicate", LONG, "repeats, not stored"),
+        Column("late", LONG, "older than the last one seen"),
+        Column("rejected", LONG, "frames that did not fit; with symbol *"),
+        Column("cause", symbol(256), "why something is missing, as far as known"),
+    ),
+)
+
+LATENCY = Table(
+    "latency",
+    "a stage's latencies in one second",
+    partition="DAY",
+    dedup=("ts_event", "feed", "stage"),
+    columns=(
+        Column("ts_event", TIMESTAMP, "start of the second"),
+        Column("feed", symbol(64), "the configured feed; null for what feeds share"),
+        Column("stage", symbol(64), "exchange, received, journalled, decoded, sent, answered, applied, total"),
+        Column("count", LONG, "rows or frames measured"),
+        Column("p50", LONG, "ns; of the stage exchange signed, never clamped"),
+        Column("p99", LONG, "ns"),
+        Column("p999", LONG, "ns"),
+        Column("max", LONG, "ns"),
+    ),
+)
+
+QUALITY_EVENTS = Table(
+    "quality_events",
+    "a finding",
+    partition="MONTH",
+    dedup=("ts_event", "symbol", "feed", "check_name"),
+    columns=(
+        Column("ts_event", TIMESTAMP, "when it was found"),
+        Column("symbol", symbol(16384), "canonical symbol; null for what concerns all"),
+        Column("feed", symbol(64), "the configured feed; null for what concerns all"),
+        Column("check_name", symbol(256), "which check"),
+        Column("severity", label("info", "warning", "critical"), "how bad"),
+        Column("value", DOUBLE, "what was measured"),
+        Column("threshold", DOUBLE, "what it was held against"),
+        Column("message", VARCHAR, "in words, with what to do"),
+    ),
+)
+
+TABLES = {
+    t.name: t
+    for t in (
+        TRADES, QUOTES, BARS, STATUSES, GAPS, FEED_EVENTS, REJECTED, COVERAGE, LATENCY, QUALITY_EVENTS,
+    )
+}  # fmt: skip

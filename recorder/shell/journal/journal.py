@@ -41,7 +41,7 @@ SEGMENT_BYTES = 64 << 20  # some 400,000 frames; what a crash must scan and what
 SEGMENT_BYTES_MIN = 4096
 READ_BYTES = 1 << 20  # of one read unless told otherwise: 2 ms of decoding
 OPENED_SEGMENTS_MAX = 2  # besides the one appended to: the pipeline reads one, something else another
-SOURCES_MAX = 1 << 16  # the id is a u16
+SOURCES_MAX = 0xFFFF  # the id is a u16; the last one means no source
 SOURCES_CARRIED_MAX = 1024  # declarations taken over from an earlier run once everything is released: 400 KB a segment
 
 DAMAGES_LOGGED_MAX = 4096  # of one run; a disk that goes on failing is known by then
