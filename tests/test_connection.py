@@ -168,6 +168,24 @@ def test_a_cut_connection_is_opened_again_and_told_once(journal: Journal, code: 
     asyncio.run(run())
 
 
+def test_a_connection_asked_to_reopen_closes_says_why_and_comes_back(journal: Journal) -> None:
+    async def run() -> None:
+        told = Told()
+        async with simulator() as place, connected(feed_of(coinbase(place.url("coinbase"))), journal, told) as c:
+            await reached(lambda: c.ready and c.frames > 20)
+            c.reopen("judged dead: nothing for 12 s")
+            c.reopen("asked twice, the first reason counts")
+            await reached(lambda: c.reconnects == 1 and c.ready)
+            frames = c.frames
+            await reached(lambda: c.frames > frames + 20)
+        assert told.lines[1][2]["reason"] == "judged dead: nothing for 12 s"
+        assert payloads(journal, CLOSED)[0] == b"judged dead: nothing for 12 s"
+        ids = match_ids(journal)
+        assert len(ids) == len(set(ids))
+
+    asyncio.run(run())
+
+
 def test_refusals_are_tried_again_without_a_line_each(journal: Journal) -> None:
     async def run() -> None:
         told = Told()

@@ -103,6 +103,14 @@ class Connection:
                 self._client.abort()
                 await asyncio.wait([ended], timeout=CLOSE_TIMEOUT_S)  # so that nothing is journalled after we returned
 
+    def reopen(self, reason: str) -> None:
+        """Close this connection and open another after the session's backoff; ``reason`` is logged and journalled.
+
+        Without effect while none is open: the next one is on its way already.
+        """
+        if self._client is not None:
+            self._carry_out([Reconnect(reason)], time.time_ns())
+
     async def _once(self) -> int:
         """One connection from its opening to its end; return how long to wait before the next, in ns."""
         loop = asyncio.get_running_loop()
@@ -180,7 +188,7 @@ class Connection:
             self._ended.set_result(words)
         if self._source >= 0:
             with contextlib.suppress(JournalFull):  # told by the journal; it may be why the connection is closed
-                self._journal.append(self._source, CLOSED, time.time_ns(), words.encode())
+                self._journal.append(self._source, CLOSED, time.time_ns(), (self._given_up or words).encode())
             self._wake()
 
     # Carrying out what the session wants.
