@@ -71,6 +71,7 @@ def trades(rows, parameters, contiguous, session_of):
 
 def _one_series(rows, members, p, contiguous, session_of, out, gaps):
     recent, last_ts, last_id, session = [], None, None, None
+    whole = set()  # ids since the last gap
     counted, prices, rolled, sizes = [], [], [], []
     place = {}
     for i in members:
@@ -79,7 +80,9 @@ def _one_series(rows, members, p, contiguous, session_of, out, gaps):
         withdrawn = flags & t.CANCELLED
         key = (row["trade_id"], row["exchange"])
         if not flags & (t.CANCELLED | t.CORRECTED):
-            if key in recent[-RECENT_IDS:] and not (contiguous and (last_id is None or row["trade_id"] > last_id)):
+            newest = contiguous and (last_id is None or row["trade_id"] > last_id)
+            known = contiguous and row["trade_id"] in whole and row["ts_event"] <= last_ts
+            if known or (key in recent[-RECENT_IDS:] and not newest):
                 out[i] = (math.nan, math.nan, math.nan, LONG_NULL, flags | t.DUPLICATE)
                 continue
             recent.append(key)
@@ -87,6 +90,9 @@ def _one_series(rows, members, p, contiguous, session_of, out, gaps):
                 if last_id is not None and row["trade_id"] > last_id + 1:
                     missed = row["trade_id"] - last_id - 1
                     gaps.append((i, "trade_id", last_id + 1, row["trade_id"] - 1, missed))
+                    whole = set()
+                if newest:
+                    whole.add(row["trade_id"])
                 last_id = row["trade_id"] if last_id is None else max(last_id, row["trade_id"])
         ts = row["ts_event"]
         if last_ts is not None and ts < last_ts:

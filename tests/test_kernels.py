@@ -12,7 +12,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recorder.core.kernels import IDS_CONTIGUOUS, IDS_OPAQUE, RECENT_IDS, Kernels
+from recorder.core.kernels import IDS_CONTIGUOUS, IDS_OPAQUE, OVERLAP_SKEW_NS, QUOTES_NUMBERED, RECENT_IDS, Kernels
 from recorder.values import tables as t
 from recorder.values.schedule import day_boundaries
 from recorder.values.schema import LONG_NULL
@@ -170,6 +170,60 @@ def test_trades_repeated_after_a_reconnect_are_flagged_and_change_nothing():
     assert duplicate.sum() == RECENT_IDS
     assert len(gaps) == 0
     assert repeated[~duplicate].tobytes() == plain.tobytes()
+
+
+def test_an_overlap_of_two_connections_of_any_length_changes_nothing_and_is_no_gap():
+    records = walk(500)
+    overlapped = rows_of(records[:400] + records[100:])
+    gaps = kernels().trades(overlapped)
+    plain = rows_of(records)
+    kernels().trades(plain)
+    duplicate = (overlapped["flags"] & t.DUPLICATE) != 0
+    assert duplicate.sum() == 300
+    assert len(gaps) == 0
+    assert overlapped[~duplicate].tobytes() == plain.tobytes()
+
+
+def test_what_only_the_other_connection_delivered_is_no_repeat():
+    records = walk(500)
+    first = [r for r in records[:400] if r["trade_id"] not in (150, 151)]
+    rows = rows_of(first + records[100:])
+    gaps = kernels().trades(rows)
+    kept = rows[(rows["flags"] & t.DUPLICATE) == 0]
+    assert [int(gap[4]) for gap in gaps] == [150]
+    assert {150, 151} <= set(kept["trade_id"].tolist())
+    assert set(kept["trade_id"].tolist()) == set(range(1, 501))
+
+
+def test_a_provider_that_starts_its_ids_over_loses_nothing():
+    records = walk(200)
+    again = [{**r, "ts_event": r["ts_event"] + DAY} for r in records]
+    rows = rows_of(records + again[: -RECENT_IDS * 2])
+    kernels().trades(rows)
+    assert not (rows["flags"] & t.DUPLICATE).any()
+
+
+def quotes_of(numbers, recv, series=0):
+    rows = np.zeros(len(numbers), t.QUOTES.dtype)
+    rows["series"], rows["sequence"], rows["ts_recv"] = series, numbers, [START + ns for ns in recv]
+    rows["ts_event"] = rows["ts_recv"]
+    return rows
+
+
+def test_numbered_quotes_of_an_overlap_are_kept_once_and_unnumbered_ones_all():
+    second = 1_000_000_000
+    numbers = [10, 20, 30, 10, 20, 30, 40]  # the second connection's were received while the first still delivered
+    recv = [0, second, 2 * second, 1, second + 1, 2 * second + 1, 3 * second]
+    for kind, kept in ((IDS_CONTIGUOUS | QUOTES_NUMBERED, [10, 20, 30, 40]), (IDS_CONTIGUOUS, numbers)):
+        rows = quotes_of(numbers, recv)
+        kernels(kind=kind).quotes(rows)
+        assert rows["sequence"][(rows["flags"] & t.DUPLICATE) == 0].tolist() == kept
+
+
+def test_quotes_whose_numbers_start_over_are_kept():
+    rows = quotes_of([1000, 1, 2], [0, OVERLAP_SKEW_NS + 1, OVERLAP_SKEW_NS + 2])
+    kernels(kind=QUOTES_NUMBERED).quotes(rows)
+    assert not (rows["flags"] & t.DUPLICATE).any()
 
 
 def test_the_session_vwap_starts_over_at_midnight_of_its_zone():

@@ -29,13 +29,16 @@ from recorder.values.tables import (
     TRADES,
 )
 
+OVERLAP_SKEW_NS = 1_000_000_000  # two connections of one provider are not further apart: milliseconds were seen
 RECENT_IDS = 64  # ids remembered per series: Kraken repeats 50 trades after a reconnect
 VWAP_BUCKETS = 64  # the rolling VWAP moves in steps of a 64th of its window: bounded memory at any rate
 SERIES_INITIAL = 64
 GAP_COLUMNS = 8
 CANCELLATION = 1e-6  # m2 below this part of its peak has lost six digits of sixteen
 
-IDS_OPAQUE, IDS_CONTIGUOUS = 0, 1  # what trade ids tell: only whether seen before, or also what is missing
+# What ids tell, bits: only whether a trade was among the last, or also what is missing; whether quotes are numbered by
+# symbol, upwards over all connections.
+IDS_OPAQUE, IDS_CONTIGUOUS, QUOTES_NUMBERED = 0, 1, 2
 NO_TIME = LONG_NULL
 
 
@@ -74,6 +77,7 @@ class TradeState:
             ("bucket", "i8"), ("older_pv", "f8"), ("older_v", "f8"),
             ("last_price", "f8"), ("returns", "i8"), ("mean", "f8"), ("m2", "f8"), ("m2_peak", "f8"),
             ("sizes", "i8"), ("size_sum", "f8"), ("quote_ts", "i8"),
+            ("first_id", "i8"), ("quote_id", "i8"), ("quote_recv", "i8"), ("trades", "i8"), ("quotes", "i8"),
         ]
     )  # fmt: skip
 
@@ -85,7 +89,8 @@ class TradeState:
     def _allocate(self, capacity: int) -> None:
         p = self.parameters
         self.scalars = np.zeros(capacity, self.SCALARS)
-        for name in ("last_ts", "last_id", "session_end", "session_start", "bucket", "quote_ts"):
+        times = ("last_ts", "session_end", "session_start", "bucket", "quote_ts", "quote_recv")
+        for name in (*times, "first_id", "last_id", "quote_id"):
             self.scalars[name] = NO_TIME
         self.scalars["last_price"] = np.nan
         self.ids = np.full((capacity, RECENT_IDS), LONG_NULL, np.int64)
@@ -252,7 +257,9 @@ def trades_kernel(
     Returns how many gaps were written.
 
     Corrections and cancellations may repeat an id: they are neither repeats nor gaps.
-    A row seen before (same id among the last RECENT_IDS, same exchange) is flagged DUPLICATE and changes nothing else.
+    A row seen before is flagged DUPLICATE and changes nothing else: the same id and exchange among the last RECENT_IDS,
+    or a contiguous id since which none was missing, no newer than the newest row (a provider that starts its ids over
+    does so later). So an overlap of two connections may be of any length.
     A row older than the last one is LATE: it counts in the session VWAP and nowhere else, so that rolling state never
     runs backwards. Cancelled, ineligible and backfilled-late rows never set a price.
     Oracle: tests/reference.py::trades
@@ -261,12 +268,15 @@ def trades_kernel(
     for i in range(len(rows)):
         row = rows[i]
         s = scalars[row.series]
+        s.trades += 1
         ts, number, flags = row.ts_event, row.trade_id, row.flags
         withdrawn = flags & CANCELLED
         key = number ^ (np.int64(row.exchange + 1) << 48)
         if not flags & (CANCELLED | CORRECTED):
-            contiguous = s.id_kind == IDS_CONTIGUOUS
-            if not (contiguous and number > s.last_id) and _seen_before(ids[row.series], key, s.seen):
+            contiguous = (s.id_kind & IDS_CONTIGUOUS) != 0
+            newest = contiguous and number > s.last_id
+            known = contiguous and s.first_id <= number <= s.last_id and ts <= s.last_ts
+            if known or (not newest and _seen_before(ids[row.series], key, s.seen)):
                 row.flags = flags | DUPLICATE
                 continue
             ids[row.series, s.seen % RECENT_IDS] = key
@@ -278,6 +288,8 @@ def trades_kernel(
                     found = _write_gap(
                         gaps, found, row, GAP_TRADE_ID, s.last_id + 1, number - 1, missing, max(0, ts - s.last_ts)
                     )
+                if number > s.last_id + 1 or s.last_id == LONG_NULL:
+                    s.first_id = number
                 s.last_id = max(s.last_id, number)
         if s.last_ts != NO_TIME:
             if ts < s.last_ts:
@@ -304,17 +316,27 @@ def trades_kernel(
 
 @njit(cache=True, nogil=True)
 def quotes_kernel(rows, scalars):
-    """Flag QUOTES rows older than the last one of their series as LATE, in the order they were received.
+    """Flag QUOTES rows in the order they were received: LATE, older than the last of their series; DUPLICATE, repeated.
 
     rows     (n,) QUOTES rows; ``flags`` updated in place
-    scalars  TradeState.scalars; ``quote_ts`` updated in place
+    scalars  TradeState.scalars; ``quote_…`` updated in place
+    Where quotes are numbered, one whose number is not above the last is what another connection delivered before, if it
+    came at most OVERLAP_SKEW_NS after that one; later than that the provider has started its numbers over.
     """
     for i in range(len(rows)):
-        s = scalars[rows[i].series]
-        if rows[i].ts_event < s.quote_ts:
-            rows[i].flags |= LATE
+        row = rows[i]
+        s = scalars[row.series]
+        s.quotes += 1
+        number = row.sequence
+        if (s.id_kind & QUOTES_NUMBERED) != 0 and number != LONG_NULL:
+            if number <= s.quote_id and row.ts_recv <= s.quote_recv + OVERLAP_SKEW_NS:
+                row.flags |= DUPLICATE
+                continue
+            s.quote_id, s.quote_recv = number, row.ts_recv
+        if row.ts_event < s.quote_ts:
+            row.flags |= LATE
         else:
-            s.quote_ts = rows[i].ts_event
+            s.quote_ts = row.ts_event
 
 
 class Kernels:

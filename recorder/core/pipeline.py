@@ -13,7 +13,7 @@ from recorder.core import observations
 from recorder.core.batch import Output, Rows, Scope
 from recorder.core.encode import Dictionary, Sealed, merge_rows, sort_rows
 from recorder.core.frames import BINARY, CLOSED, OBSERVED, OPENED, SOURCE, Frames
-from recorder.core.kernels import IDS_CONTIGUOUS, IDS_OPAQUE, Kernels
+from recorder.core.kernels import IDS_CONTIGUOUS, IDS_OPAQUE, QUOTES_NUMBERED, Kernels
 from recorder.core.templates import Matcher
 from recorder.values.config import KernelsConfig
 from recorder.values.errors import FrameError, RecorderError
@@ -141,6 +141,7 @@ class Pipeline:
         if zone not in self._zones:
             self._zones[zone] = self.kernels.add_zone(day_boundaries(zone))
         kind = IDS_CONTIGUOUS if capability.trade_ids == "contiguous" else IDS_OPAQUE
+        kind |= QUOTES_NUMBERED if capability.overlap else 0
         self._series_rules[spec.name] = (kind, self._zones[zone])
         scope = self.out.scope(spec.name, spec.connection)
         decode, templates = feed.decoder(scope), None
@@ -185,12 +186,13 @@ class Pipeline:
         rows = sealed.rows
         if name == TRADES.name:
             self._add_gaps(self.kernels.trades(rows))
+        elif name == QUOTES.name:
+            self.kernels.quotes(rows)
+        if name in HELD_BACK:
             repeated = (rows["flags"] & DUPLICATE) != 0
             if repeated.any():
                 self.duplicates += int(repeated.sum())
                 rows = rows[~repeated]
-        elif name == QUOTES.name:
-            self.kernels.quotes(rows)
         self.rows[name] += len(rows)
         return Rows(sealed.table, rows, sealed.varchar_heap, sealed.varchar_offsets)
 

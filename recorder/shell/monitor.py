@@ -173,7 +173,7 @@ class _Collector:
         yield rows
         yield CounterMetricFamily("recorder_rows_queryable", "Rows that QuestDB has applied.", r.engine.rows_queryable)
         yield CounterMetricFamily(
-            "recorder_duplicates", "Trades seen before and not stored again.", r.pipeline.duplicates
+            "recorder_duplicates", "Trades and quotes seen before and not stored again.", r.pipeline.duplicates
         )
         yield GaugeMetricFamily("recorder_journal_end_bytes", "Position of the newest frame.", r.journal.end)
         yield GaugeMetricFamily("recorder_journal_synced_bytes", "Position that survives power loss.", r.journal.synced)

@@ -42,6 +42,9 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     connects_per_minute_max: float
     hold_ns: int = 0  # wait this long after a drop before connecting again
     life_ns: int = 0  # the provider cuts a connection of this age; 0: never
+    # A second connection may be open while it replaces the first: trade ids are contiguous, and quotes are numbered by
+    # symbol or carry the provider's time, so that what both deliver is told from what only one does.
+    overlap: bool = False
     session_zone: str = "UTC"  # whose midnight starts a new VWAP session
     history: str = ""  # in words, what backfill can reach
     history_channels: tuple[str, ...] = ()  # what ``Feed.history`` can fetch

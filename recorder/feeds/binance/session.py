@@ -87,6 +87,7 @@ class Binance:
             sends_per_second_max=SENDS_PER_SECOND_MAX,
             connects_per_minute_max=CONNECTS_PER_MINUTE_MAX,
             life_ns=LIFE_NS,
+            overlap=True,
             history="aggregated trades without limit by id; bars without limit by time",
         )
 

@@ -114,6 +114,7 @@ class Coinbase:
             subscribe_items_max=SUBSCRIBE_ITEMS_MAX,
             sends_per_second_max=8.0,
             connects_per_minute_max=60.0,
+            overlap=by_id,
             history="trades by id, 1000 a request, without an end" if by_id else "trades by time, 1000 a request",
         )
 

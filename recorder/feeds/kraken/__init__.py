@@ -98,6 +98,7 @@ class Kraken:
             subscribe_items_max=SUBSCRIBE_ITEMS_MAX,
             sends_per_second_max=5.0,
             connects_per_minute_max=15.0,
+            overlap=numbered,
             history="trades since any time, 1000 a request",
         )
 
