@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -32,6 +32,7 @@ from recorder.values.feed import HOUR, SECOND
 from recorder.values.schema import LONG_NULL, TEXT_NULL
 from recorder.values.symbols import hashed_id
 from recorder.values.tables import (
+    BACKFILLED,
     BARS,
     BUY,
     CANCELLED,
@@ -237,7 +238,19 @@ def rows_of(scope: Scope, canonical: Callable[[str], str]) -> dict[Any, Store]:
     return rows | dict.fromkeys(PASSED_OVER, lambda message, ts_recv: None) | {Success: success}
 
 
-def _trade_rows(scope: Scope, series: _Series, places: _Places, sales: _Sales, halted: set[str]) -> Store:
+def past_rows(scope: Scope, channel: str, series: Mapping[str, int]) -> Store:
+    """What stores trades or quotes of history: the same rows as the stream's, flagged. Of halts it knows nothing."""
+    if channel == "quotes":
+        return _quote_rows(scope, series, _Places(scope, "bid_exchange", "ask_exchange"), BACKFILLED)
+    row = _trade_rows(scope, series, _Places(scope, "exchange"), _Sales(scope), set(), BACKFILLED)
+    corrected = _trade_rows(scope, series, _Places(scope, "exchange"), _Sales(scope), set(), BACKFILLED | CORRECTED)
+    return lambda trade, ts_recv: (corrected if trade.u == "corrected" else row)(trade, ts_recv)
+
+
+def _trade_rows(
+    scope: Scope, series: Mapping[str, int], places: _Places, sales: _Sales, halted: set[str], always: int = 0
+) -> Store:
+    """``always``: flags of every row."""
     append, varchar = scope.trades.append, scope.trades.varchar
     sides = {"B": BUY, "S": SELL}
 
@@ -249,6 +262,7 @@ def _trade_rows(scope: Scope, series: _Series, places: _Places, sales: _Sales, h
         if number is None:  # not seen in the wild; an id that a replay reproduces keeps such rows apart
             number = hashed_id(f"{symbol} {message.x} {ts} {price} {size}")
         exchange, (conditions, tape, flags) = places[message.x], sales[message.c, message.z]
+        flags |= always
         if symbol in halted:
             flags |= HALTED
         ref = TEXT_NULL
@@ -306,7 +320,7 @@ def _withdrawal(scope: Scope, series: _Series, places: _Places, sales: _Sales) -
     return row
 
 
-def _quote_rows(scope: Scope, series: _Series, places: _Places) -> Store:
+def _quote_rows(scope: Scope, series: Mapping[str, int], places: _Places, flags: int = 0) -> Store:
     append, text = scope.quotes.append, scope.text
     joined: dict[tuple[Texts, str | None], int] = {}
 
@@ -329,7 +343,7 @@ def _quote_rows(scope: Scope, series: _Series, places: _Places) -> Store:
             _teach_span(scope, "conditions", message.c, message.z, conditions)
         append(
             ts, ts_recv, series[message.S], LONG_NULL, bid, bid_size, ask, ask_size, places[message.bx],
-            places[message.ax], conditions, 0,
+            places[message.ax], conditions, flags,
         )  # fmt: skip
 
     return row

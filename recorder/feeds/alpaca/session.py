@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,11 +10,22 @@ import msgspec
 
 from recorder.core.batch import Scope
 from recorder.core.templates import Templates
+from recorder.feeds.alpaca import history
 from recorder.feeds.alpaca.messages import CONTROL, LENIENT, MALFORMED, RAW, STRICT_READERS, explain
 from recorder.feeds.alpaca.rows import rows_of, templates_of
 from recorder.values import feed as values
 from recorder.values.errors import ConfigError, FrameError, nearest
-from recorder.values.feed import SECOND, Capability, Command, Endpoint, FeedSpec
+from recorder.values.feed import (
+    SECOND,
+    Capability,
+    Command,
+    Endpoint,
+    FeedSpec,
+    HistoryRequest,
+    HttpRequest,
+    HttpResponse,
+)
+from recorder.values.history import checked, rest_base
 from recorder.values.symbols import canonical_pair, pair_with, ticker
 
 KEY_ID, SECRET_KEY = "APCA_API_KEY_ID", "APCA_API_SECRET_KEY"  # names of environment variables, as Alpaca's clients use
@@ -48,6 +59,8 @@ LIMIT_HOLD_NS = 10 * SECOND  # 406: the session before may linger, and holds the
 DROP_HOLD_NS = 2 * SECOND  # after any drop, for the same reason
 PING_NS, SILENCE_NS = 10 * SECOND, 30 * SECOND  # as their clients ping; there is no heartbeat, nights are silent
 
+_KEY_HEADERS = ("APCA-API-KEY-ID", "APCA-API-SECRET-KEY")
+
 BRACKET = ord("[")  # starts every JSON frame and no MessagePack array
 
 
@@ -75,6 +88,7 @@ class Alpaca:
         self._delivered: dict[str, Any] = {}  # the last acknowledgement, which holds everything
 
     def capability(self) -> Capability:
+        remembered = self._base() is not None and (self.feed == "crypto" or self.feed in history.FEEDS)
         return Capability(
             channels=INFO.channels,
             loss_detector="none",
@@ -89,7 +103,24 @@ class Alpaca:
             hold_ns=DROP_HOLD_NS,
             session_zone="UTC" if self.feed == "crypto" else "America/New_York",
             history="trades, quotes and bars since 2016 by time; the last 15 minutes of SIP only with a paid plan",
+            history_channels=history.CHANNELS if remembered else (),
+            rest_per_second_max=history.PER_SECOND_MAX,
         )
+
+    def _base(self) -> str | None:
+        sandbox = "sandbox" in (urlsplit(self.spec.url or "").hostname or "")
+        return rest_base(self.spec, INFO.hosts, history.SANDBOX_URL if sandbox else history.URL)
+
+    def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
+        base = checked(self.spec, self.capability(), self._base(), request)
+        values_of = [self.credentials.get(name, "") for name in INFO.credentials]
+        if not all(values_of) and self.feed != "crypto":  # whose history is open to all
+            raise ConfigError(f"feed {self.spec.name!r}: history needs {' and '.join(INFO.credentials)}")
+        headers = tuple(zip(_KEY_HEADERS, values_of, strict=True)) if all(values_of) else ()
+        return history.pages(base, self.feed, self.location, self._name(request.symbol), headers, request)
+
+    def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
+        return history.decoder(out, self._name)
 
     def shards(self) -> list[FeedSpec]:
         symbols = tuple(dict.fromkeys(self._canonical(name) for name in self.names))

@@ -93,9 +93,14 @@ class Series(dict[str, int]):
         return number
 
 
+def ns_of(ts: int) -> int:
+    """Milli- or microseconds → ns."""
+    return ts * 1_000_000 if ts < MICROSECONDS_FROM else ts * 1_000
+
+
 def time_ns(ts: int, ts_recv: int) -> int:
     """Milli- or microseconds → ns. Raises FrameError for no plausible time."""
-    result = ts * 1_000_000 if ts < MICROSECONDS_FROM else ts * 1_000
+    result = ns_of(ts)
     if not YEAR_2000_NS <= result <= ts_recv + AHEAD_NS_MAX:
         raise FrameError(f"time {ts} is neither milli- nor microseconds between the year 2000 and a day from now")
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -10,11 +10,24 @@ import msgspec
 
 from recorder.core.batch import Scope
 from recorder.core.templates import Templates
+from recorder.feeds.binance import history
 from recorder.feeds.binance.messages import MALFORMED, TEMPLATES
 from recorder.feeds.binance.rows import decoder
 from recorder.values import feed as values
 from recorder.values.errors import ConfigError, nearest
-from recorder.values.feed import HOUR, MINUTE, SECOND, Capability, Command, Endpoint, FeedSpec
+from recorder.values.feed import (
+    HOUR,
+    MINUTE,
+    SECOND,
+    Capability,
+    Command,
+    Endpoint,
+    FeedSpec,
+    HistoryRequest,
+    HttpRequest,
+    HttpResponse,
+)  # fmt: skip
+from recorder.values.history import checked, rest_base
 from recorder.values.symbols import BinanceMarket, binance_canonical, binance_name
 
 INFO = values.ProviderInfo(
@@ -64,8 +77,8 @@ class Binance:
         self.spec = spec
         market, trades = _option(spec, "market"), _option(spec, "trades")
         self.market = cast(BinanceMarket, market)
-        aggregated = trades == "agg" or (trades == "auto" and market != "spot")
-        kinds = {"trades": "aggTrade" if aggregated else "trade", "quotes": "bookTicker", "bars": "kline_1m"}
+        self._aggregated = trades == "agg" or (trades == "auto" and market != "spot")
+        kinds = {"trades": "aggTrade" if self._aggregated else "trade", "quotes": "bookTicker", "bars": "kline_1m"}
         for channel in spec.channels:
             if channel not in kinds:
                 raise ConfigError(f"feed {spec.name!r}: channel {channel!r}; {nearest(channel, kinds)}")
@@ -75,6 +88,7 @@ class Binance:
         self._refused: dict[str, str] = {}  # stream → why
 
     def capability(self) -> Capability:
+        pace = history.PER_SECOND_MAX.get((self.market, self._aggregated))  # none: single trades of futures need a key
         return Capability(
             channels=INFO.channels,
             loss_detector="trade_id",
@@ -88,8 +102,23 @@ class Binance:
             connects_per_minute_max=CONNECTS_PER_MINUTE_MAX,
             life_ns=LIFE_NS,
             overlap=True,
-            history="aggregated trades without limit by id; bars without limit by time",
+            history="trades by id: of spot all, of futures aggregated ones of a year",
+            history_channels=("trades",) if pace and self._base() is not None else (),
+            history_window_ns=history.WINDOW_NS[self.market],
+            rest_per_second_max=pace or 1.0,
         )
+
+    def _base(self) -> str | None:
+        return rest_base(self.spec, INFO.hosts, history.URLS[self.market])
+
+    def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
+        base = checked(self.spec, self.capability(), self._base(), request)
+        microseconds = "timeunit=microsecond" in (self.spec.url or "").lower()
+        name = binance_name(request.symbol, self.market)
+        return history.pages(base, self.market, self._aggregated, name, microseconds, request)
+
+    def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
+        return history.decoder(out, self._aggregated)
 
     def shards(self) -> list[FeedSpec]:
         """By path first (USD-M), then so many symbols a connection as its limit of streams holds."""

@@ -7,13 +7,13 @@ Both name the resting order's side: rows carry the opposite, the aggressor's. Me
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 
 import msgspec
 
 from recorder.core.batch import Scope
 from recorder.core.templates import Templates
-from recorder.feeds.coinbase import advanced, exchange
+from recorder.feeds.coinbase import advanced, exchange, history
 from recorder.values.errors import ConfigError, FrameError, SymbolError, nearest
 from recorder.values.feed import (
     SECOND,
@@ -22,12 +22,16 @@ from recorder.values.feed import (
     Endpoint,
     Fatal,
     FeedSpec,
+    HistoryRequest,
+    HttpRequest,
+    HttpResponse,
     Notice,
     ProviderInfo,
     Ready,
     Reconnect,
     Send,
 )  # fmt: skip
+from recorder.values.history import checked, rest_base
 from recorder.values.messages import chunks, fields_of, sharded
 from recorder.values.symbols import canonical_pair
 
@@ -116,7 +120,20 @@ class Coinbase:
             connects_per_minute_max=60.0,
             overlap=by_id,
             history="trades by id, 1000 a request, without an end" if by_id else "trades by time, 1000 a request",
+            history_channels=("trades",) if self._base() is not None else (),
+            rest_per_second_max=history.PER_SECOND_MAX,
         )
+
+    def _base(self) -> str | None:
+        return rest_base(self.spec, INFO.hosts, history.URLS[self.api])
+
+    def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
+        base = checked(self.spec, self.capability(), self._base(), request)
+        pages = history.exchange_pages if self.api == "exchange" else history.advanced_pages
+        return pages(base + history.PATHS[self.api].format(product_of(request.symbol)), request)
+
+    def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
+        return history.exchange_decoder(out) if self.api == "exchange" else history.advanced_decoder(out)
 
     def shards(self) -> list[FeedSpec]:
         return sharded(self.spec, self.capability())

@@ -5,13 +5,14 @@ https://docs.kraken.com/api/docs/websocket-v2/trade , …/ticker , …/ohlc , �
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import msgspec
 
 from recorder.core.batch import Scope
 from recorder.core.templates import Templates
+from recorder.feeds.kraken import history
 from recorder.feeds.kraken.messages import PAIR, PAIR_CHARS_MAX, TEMPLATES, TIMEFRAMES, canonical, decoder
 from recorder.values.errors import ConfigError, FrameError, SymbolError, nearest
 from recorder.values.feed import (
@@ -21,12 +22,16 @@ from recorder.values.feed import (
     Endpoint,
     Fatal,
     FeedSpec,
+    HistoryRequest,
+    HttpRequest,
+    HttpResponse,
     Notice,
     ProviderInfo,
     Ready,
     Reconnect,
     Send,
 )
+from recorder.values.history import checked, rest_base
 from recorder.values.messages import chunks, fields_of, sharded
 from recorder.values.symbols import canonical_pair
 
@@ -100,7 +105,20 @@ class Kraken:
             connects_per_minute_max=15.0,
             overlap=numbered,
             history="trades since any time, 1000 a request",
+            history_channels=("trades",) if numbered and self._base() is not None else (),
+            rest_per_second_max=history.PER_SECOND_MAX,
         )
+
+    def _base(self) -> str | None:
+        return rest_base(self.spec, INFO.hosts, history.URL)
+
+    def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
+        return history.pages(
+            checked(self.spec, self.capability(), self._base(), request), pair_of(request.symbol), request
+        )
+
+    def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
+        return history.decoder(out)
 
     def shards(self) -> list[FeedSpec]:
         return sharded(self.spec, self.capability())

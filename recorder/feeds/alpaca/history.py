@@ -1,0 +1,135 @@
+"""Trades and quotes that Alpaca remembers, by time. https://docs.alpaca.markets/reference/stocktrades
+
+Times have up to nine digits in JSON here and in the stream, and MessagePack's timestamps hold all nine as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+import msgspec
+
+from recorder.core.batch import Scope
+from recorder.core.text_time import rfc3339_ns
+from recorder.feeds.alpaca.messages import Texts
+from recorder.feeds.alpaca.rows import Store, past_rows
+from recorder.values.errors import FrameError
+from recorder.values.feed import HistoryRequest, HttpRequest, HttpResponse
+from recorder.values.history import PAGES_MAX, address, rfc3339
+from recorder.values.messages import UNREADABLE, fitting
+
+URL = "https://data.alpaca.markets"
+SANDBOX_URL = "https://data.sandbox.alpaca.markets"
+CHANNELS = ("trades", "quotes")
+PAGE = 10_000  # trades or quotes in one answer at most; a page may be shorter and yet not the last
+PER_SECOND_MAX = 3.0  # 200 a minute in the free plan
+# Feeds of the stream → of history. The delayed stream is the consolidated one, fifteen minutes late: what it sends is
+# just old enough for the free plan. "test" and "overnight" are not offered.
+FEEDS: Mapping[str, str] = {"iex": "iex", "sip": "sip", "delayed_sip": "sip", "boats": "boats"}
+_WITHDRAWN = frozenset({"canceled", "incorrect"})
+
+
+class PastTrade(msgspec.Struct, gc=False, kw_only=True):
+    """{"t":"2021-10-13T08:00:00.08960768Z","x":"P","p":140.2,"s":595,"c":["@","T"],"i":1,"z":"C"}
+
+    u, if there: canceled, incorrect (another took its place) or corrected (which took the place of one).
+    """
+
+    S: str = ""  # as in a message of the stream; here it is the key of the page
+    t: str
+    p: float
+    s: float
+    i: int | None = None
+    x: str | None = None
+    c: Texts = None
+    z: str | None = None
+    tks: str | None = None
+    u: str | None = None
+
+
+class PastQuote(msgspec.Struct, gc=False, kw_only=True):
+    """{"t":"2021-10-13T08:00:00.08960768Z","ax":"Q","ap":140.3,"as":1,"bx":"P","bp":140.2,"bs":4,"c":["R"],"z":"C"}
+
+    Sizes before 2025-11-03 are round lots and not shares; whether the stream's were is documented both ways.
+    """
+
+    S: str = ""
+    t: str
+    bp: float
+    bs: float
+    ap: float
+    as_: float = msgspec.field(name="as")
+    bx: str | None = None
+    ax: str | None = None
+    c: Texts = None
+    z: str | None = None
+
+
+_readers = {"trades": msgspec.json.Decoder(PastTrade).decode, "quotes": msgspec.json.Decoder(PastQuote).decode}
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_symbols = msgspec.json.Decoder(dict[str, msgspec.Raw] | None).decode
+_token = msgspec.json.Decoder(str | None).decode
+
+
+def pages(
+    base: str, feed: str, location: str, name: str, secret_headers: tuple[tuple[str, str], ...], request: HistoryRequest
+) -> Generator[HttpRequest, HttpResponse, None]:
+    """Oldest first, by the token of each page.
+
+    name  the symbol as Alpaca writes it
+    """
+    crypto = feed == "crypto"
+    path = f"/v1beta3/crypto/{location}" if crypto else "/v2/stocks"
+    # asof "-": the symbol of the day and not today's, as the stream names it
+    stocks = {} if crypto else {"feed": FEEDS[feed], "asof": "-"}
+    span = {"start": rfc3339(request.start), "end": rfc3339(request.end)}  # both inclusive
+    token: str | None = None
+    for _ in range(PAGES_MAX):
+        query = {"symbols": name, **span, "limit": PAGE, **stocks, "sort": "asc", "page_token": token}
+        response = yield HttpRequest(address(base, f"{path}/{request.channel}", **query), (), secret_headers)
+        try:
+            following = _token(_fields(response.body)["next_page_token"])
+        except (*UNREADABLE, KeyError):
+            return  # decode says what is wrong with it
+        if not following or following == token:
+            return
+        token = following
+
+
+def decoder(scope: Scope, name_of: Callable[[str], str]) -> Callable[[HistoryRequest, bytes, int], None]:
+    """``name_of`` spells a canonical symbol as Alpaca does."""
+    rows_of: dict[tuple[str, str], Store] = {}
+
+    def store(request: HistoryRequest, name: str) -> Store:
+        key = (request.channel, name)
+        if key not in rows_of:
+            rows_of[key] = past_rows(scope, request.channel, {name: scope.series(request.symbol)})
+        return rows_of[key]
+
+    def decode(request: HistoryRequest, body: bytes, ts_recv: int) -> None:
+        name = name_of(request.symbol)
+        for item in _items(request.channel, name, body, lambda why, part: scope.reject(why, part, ts_recv)):
+            if getattr(item, "u", None) in _WITHDRAWN:
+                continue  # nothing that counts, and its withdrawal has a time of its own
+            item.S = name
+            try:
+                if request.start <= rfc3339_ns(item.t) <= request.end:
+                    store(request, name)(item, ts_recv)
+            except FrameError as error:
+                scope.reject(str(error), msgspec.json.encode(item), ts_recv)
+
+    return decode
+
+
+def _items(channel: str, name: str, body: bytes, refuse: Callable[[str, bytes], None]) -> list[Any]:
+    """Trades or quotes of a page: {"trades":{"AAPL":[…]},"next_page_token":null}. Raises FrameError."""
+    try:
+        fields = _fields(body)
+        if channel not in fields:
+            raise FrameError(f"no page of {channel}: {bytes(fields.get('message', b'it has none'))[:200]!r}")
+        lists = _symbols(fields[channel]) or {}
+    except UNREADABLE as error:
+        raise FrameError(f"no page of {channel}: {error}") from None
+    raw = lists.get(name, msgspec.Raw(b"[]"))
+    return [] if bytes(raw) == b"null" else fitting(raw, _readers[channel], refuse)
