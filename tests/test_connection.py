@@ -16,7 +16,7 @@ from recorder.core import session as sessions
 from recorder.core.frames import CLOSED, OPENED, SENT, SOURCE, TEXT
 from recorder.core.session import State
 from recorder.feeds import make
-from recorder.shell import connection as connections
+from recorder.shell import link as links
 from recorder.shell.connection import Connection
 from recorder.shell.journal import Journal
 from recorder.shell.simulator import Simulator
@@ -57,7 +57,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Backoffs a hundred times shorter; what is tested is their order, their sizes are in test_session."""
     monkeypatch.setattr(sessions, "BACKOFF_FIRST_NS", 5 * MILLISECOND)
-    monkeypatch.setattr(connections, "TIMER_S", 0.02)
+    monkeypatch.setattr(links, "TIMER_S", 0.02)
 
 
 def feed_of(spec: FeedSpec, keys: dict[str, str] | None = None, **endpoint: Any) -> Any:
@@ -221,7 +221,7 @@ def test_silence_of_an_open_connection_is_its_end(journal: Journal) -> None:
 def test_a_peer_that_does_not_even_answer_the_close_is_left_in_time(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(links, "CLOSE_TIMEOUT_S", 0.1)
 
     async def run() -> None:
         async with simulator() as place, connected(feed_of(coinbase(place.url("coinbase"))), journal, Told()) as c:
@@ -331,6 +331,6 @@ def test_a_session_that_never_becomes_ready_is_given_up(journal: Journal) -> Non
                 await reached(lambda: c.reconnects >= 2)
                 assert c.session.state is not State.READY
         assert told.events == ["feed.unreachable"]
-        assert "not subscribed" in told.lines[0][2]["reason"]
+        assert told.lines[0][2]["reason"] == "mute: no message 0.1 s after opening"
 
     asyncio.run(run())

@@ -1,68 +1,92 @@
-"""The gate over benches: what it lets pass and what it does not."""
+"""One provider's door: connects a minute over all its connections, refusals obeyed by all of them."""
 
 from __future__ import annotations
 
-import json
-import re
+import asyncio
+import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_connection import Told, coinbase, feed_of, reached, simulator
 
-from bench.gate import Slo, figures_of, judge, main, read_slos
+from recorder.core import gate as gates
+from recorder.core.gate import BANNED_HOLD_NS, HOLD_NS_MAX, LIMITED_HOLD_NS, SPACING_NS, Gate
+from recorder.shell.connection import Connection
+from recorder.shell.journal import Journal
+from recorder.values.feed import HOUR, MINUTE, SECOND
 
-BENCH = Path(__file__).resolve().parent.parent / "bench"
+
+@given(asks=st.lists(st.integers(0, 20), min_size=1, max_size=200), most=st.integers(1, 60))
+def test_no_minute_sees_more_connects_than_allowed_whoever_asks(asks, most):
+    gate, now, connects = Gate(), 0, []
+    for ask_s in asks:
+        now += ask_s * SECOND
+        while (wait := gate.wait_ns(now, most)) > 0:
+            now += wait
+        gate.connecting(now)
+        connects.append(now)
+    for i, at in enumerate(connects):
+        assert sum(at <= other < at + MINUTE for other in connects) <= most
+        assert i == 0 or at - connects[i - 1] >= SPACING_NS
 
 
-def slo(**changes):
-    values = dict(name="n", figure="b::x", over="", unit="", more=True, bound=100.0, goal=200.0, needs="")
-    return Slo(**(values | changes))
+@given(asks=st.lists(st.integers(0, 59), min_size=1, max_size=59))
+def test_who_stays_below_the_limit_does_not_wait(asks):
+    gate = Gate()
+    for second in sorted(set(asks)):
+        assert gate.wait_ns(second * SECOND, 60) == 0
+        gate.connecting(second * SECOND)
 
 
 @pytest.mark.parametrize(
-    ("measured", "words", "failed"),
-    [(250, "met", False), (200, "met", False), (150, "within limit, goal missed", False), (99, "VIOLATED", True)],
+    ("status", "retry_after_ns", "hold_ns"),
+    [
+        (429, 7 * SECOND, 7 * SECOND),
+        (429, None, LIMITED_HOLD_NS),
+        (418, None, BANNED_HOLD_NS),
+        (418, 10 * SECOND, BANNED_HOLD_NS),  # a ban is not over in seconds, whatever a proxy in between says
+        (418, 3 * HOUR, 3 * HOUR),
+        (429, 10**6 * HOUR, HOLD_NS_MAX),
+        (503, 20 * SECOND, 0),  # of one server: the session of that connection waits
+    ],
 )
-def test_a_figure_fails_past_its_limit_and_not_past_its_goal(measured, words, failed):
-    verdict = judge(slo(), {"b::x": measured})
-    assert (verdict.words, verdict.failed) == (words, failed)
+def test_a_refusal_holds_back_all_connections_of_the_provider(status, retry_after_ns, hold_ns):
+    gate = Gate()
+    assert gate.refused(0, status, retry_after_ns) == hold_ns
+    assert gate.wait_ns(0, 60) == hold_ns
+    assert gate.wait_ns(hold_ns, 60) == 0
+    assert gate.refused(hold_ns // 2, status, 0) >= 0
+    assert gate.wait_ns(0, 60) >= hold_ns  # a later, shorter word does not shorten it
 
 
-def test_less_is_better_for_at_most():
-    assert judge(slo(more=False, bound=10.0, goal=5.0), {"b::x": 11}).failed
-    assert judge(slo(more=False, bound=10.0, goal=5.0), {"b::x": 5}).words == "met"
+def test_a_refused_connection_makes_the_others_of_its_provider_wait(tmp_path: Path) -> None:
+    async def run() -> None:
+        gate, told = Gate(), Told()
+        with Journal.open(tmp_path / "journal") as journal:
+            async with simulator() as place:
+                place.refuse("coinbase", 1, 429, "2")
+                feeds = [feed_of(coinbase(place.url("coinbase"), connection=i)) for i in range(2)]
+                first, second = (Connection(f.spec, f, journal, lambda: None, told, gate=gate) for f in feeds)
+                started = time.monotonic()
+                tasks = [asyncio.create_task(first.run())]
+                await reached(lambda: told.lines)
+                tasks.append(asyncio.create_task(second.run()))
+                await reached(lambda: first.ready and second.ready)
+                waited = time.monotonic() - started
+                assert place.truth["coinbase"].refused == 1
+                await asyncio.gather(first.stop(), second.stop())
+                await asyncio.gather(*tasks)
+        assert waited >= 2
+        assert "429" in told.lines[0][2]["reason"]
+        assert told.lines[0][2]["retry_s"] >= 2
+
+    asyncio.run(run())
 
 
-def test_a_missing_figure_is_a_violation():
-    assert judge(slo(), {}).failed
-    assert judge(slo(over="b::y"), {"b::x": 250}).failed
-
-
-def test_a_missing_figure_is_excused_only_without_the_package_it_needs():
-    assert not judge(slo(needs="no_such_package_anywhere"), {}).failed
-    assert judge(slo(needs="json"), {}).failed
-
-
-def test_not_a_number_is_a_violation():
-    assert judge(slo(), {"b::x": float("nan")}).failed
-
-
-def test_a_ratio_is_of_two_figures_of_one_run():
-    assert judge(slo(over="b::y", bound=3.0, goal=4.0), {"b::x": 10, "b::y": 2.5}).measured == 4
-
-
-def test_every_slo_names_a_bench_that_exists():
-    names = {name for path in BENCH.glob("bench_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
-    for each in read_slos():
-        for figure in filter(None, (each.figure, each.over)):
-            assert re.match(r"\w+", figure)[0] in names, figure
-
-
-def test_exit_code_and_markdown_tell_the_verdict(tmp_path, capsys):
-    results, table = tmp_path / "results.json", tmp_path / "table.md"
-    results.write_text(json.dumps({"benchmarks": [{"name": "b", "extra_info": {"x": 1.5}, "stats": {"median": 2.0}}]}))
-    assert figures_of(json.loads(results.read_text())) == {"b::x": 1.5, "b::stats.median": 2.0}
-    assert main([str(results), "--markdown", str(table)]) == 1
-    assert "MISSING" in capsys.readouterr().out
-    lines = table.read_text().splitlines()
-    assert lines[0] == "| figure | goal | limit | measured | verdict |"
-    assert len(lines) == 2 + len(read_slos())
+def test_what_is_remembered_is_bounded():
+    gate = Gate()
+    for now in range(3 * gates.CONNECTS_MAX):
+        gate.connecting(now)
+    assert len(gate._connects) == gates.CONNECTS_MAX

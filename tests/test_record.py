@@ -84,7 +84,7 @@ class FakeConnection:
 
     log: list[tuple[str, str]]
 
-    def __init__(self, spec: FeedSpec, *_: object) -> None:
+    def __init__(self, spec: FeedSpec, *_: object, **__: object) -> None:
         self.spec, self.frames, self.reconnects = spec, 0, 0
         self._stopping = asyncio.Event()
 

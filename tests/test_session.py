@@ -1,11 +1,12 @@
 """The connection state machine: backoff, holds, time-outs and fatal refusals, without a clock or a socket."""
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recorder.core.session import BACKOFF_FIRST_NS, BACKOFF_MAX_NS, FATAL_RETRY_NS, HEALTHY_NS, Session, State
-from recorder.values.feed import SECOND, Capability, Endpoint, Fatal, Ready, Reconnect, Send
+from recorder.values.feed import SECOND, Capability, Endpoint, Fatal, Ready, Reconnect, Renew, Send
 
 CAPABILITY = Capability(
     channels=("trades",), loss_detector="none", scope="none", loss_size_known=False, trade_ids="opaque",
@@ -17,12 +18,14 @@ CAPABILITY = Capability(
 class ScriptedFeed:
     """A feed that answers what the test tells it to."""
 
+    overlap = False
+
     def __init__(self, **endpoint):
         self.answers = []
         self._endpoint = Endpoint(url="wss://example.org", **endpoint)
 
     def capability(self):
-        return CAPABILITY
+        return msgspec.structs.replace(CAPABILITY, overlap=self.overlap)
 
     def endpoint(self):
         return self._endpoint
@@ -34,16 +37,17 @@ class ScriptedFeed:
         return self.answers
 
 
-def opened(now=0, uniform=lambda: 1.0, **endpoint):
+def opened(now=0, uniform=lambda: 1.0, overlap=False, **endpoint):
     feed = ScriptedFeed(**endpoint)
+    feed.overlap = overlap
     session = Session(feed, uniform)
     session.on_opening()
     session.on_open(now)
     return feed, session
 
 
-def ready(now=0):
-    feed, session = opened(now)
+def ready(now=0, overlap=False):
+    feed, session = opened(now, overlap=overlap)
     feed.answers = [Ready(("A",))]
     session.on_control(b"ack", now)
     feed.answers = []
@@ -71,7 +75,7 @@ def test_backoff_grows_is_jittered_in_its_upper_half_and_stays_below_its_cap(fai
         session.on_opening()
         wait = session.on_closed(0, "refused")
     expected = min(BACKOFF_MAX_NS, BACKOFF_FIRST_NS * 2 ** (failures - 1))
-    assert wait <= max(expected, SECOND)
+    assert wait <= expected
     assert wait >= expected // 2
 
 
@@ -119,7 +123,60 @@ def test_a_providers_own_ping_is_sent_when_due_and_only_then():
     assert sent == [30 * SECOND, 60 * SECOND, 90 * SECOND]
 
 
-def test_a_connection_is_renewed_before_the_provider_cuts_it():
-    _, session = ready()
+@pytest.mark.parametrize(("overlap", "command"), [(False, Reconnect), (True, Renew)])
+def test_a_connection_is_renewed_once_before_the_provider_cuts_it(overlap, command):
+    _, session = ready(overlap=overlap)
     assert session.on_timer(100 * SECOND) == []
-    assert isinstance(session.on_timer(100 * SECOND + 1)[0], Reconnect)
+    assert [type(c) for c in session.on_timer(100 * SECOND + 1)] == [command]
+    assert [c for c in session.on_timer(200 * SECOND) if isinstance(c, Renew)] == []
+
+
+def test_a_healthy_connection_whose_server_goes_away_is_opened_again_at_once():
+    for code, wait in ((1001, 0), (1012, 0), (1006, BACKOFF_FIRST_NS)):
+        _, session = ready()
+        assert session.on_closed(HEALTHY_NS, "going away", code=code) == wait
+        session.on_opening()
+        session.on_open(HEALTHY_NS)
+        assert session.on_closed(HEALTHY_NS, "going away again", code=code) > 0  # it has not become ready
+
+
+def test_an_announced_shutdown_is_no_reason_to_wait_where_connections_may_not_overlap():
+    feed, session = ready()
+    feed.answers = [Renew("the provider announced a shutdown")]
+    assert session.on_control(b"shutdown", SECOND) == [Reconnect("the provider announced a shutdown")]
+
+
+def test_a_connection_that_is_mute_is_told_from_one_that_answers_something_else():
+    for mute, reason in ((True, "mute: no message 15 s after opening"), (False, "not subscribed 15 s after opening")):
+        _, session = opened()
+        assert session.on_timer(15 * SECOND, mute=mute) == []
+        assert session.on_timer(15 * SECOND + 1, mute=mute) == [Reconnect(reason)]
+
+
+def test_subscriptions_that_change_do_not_make_a_connection_young_again():
+    feed, session = ready()
+    feed.answers = [Ready(("A", "B"))]
+    session.on_control(b"ack", HEALTHY_NS - 1)
+    assert session.on_closed(HEALTHY_NS, "cut") == BACKOFF_FIRST_NS
+
+
+@settings(max_examples=30)
+@given(lives=st.lists(st.integers(0, 120), min_size=100, max_size=300), seed=st.randoms(use_true_random=False))
+def test_a_day_of_reconnects_is_never_a_storm_and_never_gives_up(lives, seed):
+    """Connections that live a random time in readiness, or are refused (0), for a day: waits stay within their caps."""
+    feed, session = ready()
+    session._uniform = seed.random
+    now, refused = 0, 0
+    for life_s in lives:
+        session.on_opening()
+        if life_s:
+            session.on_open(now)
+            feed.answers = [Ready(("A",))]
+            session.on_control(b"ack", now)
+            now += life_s * SECOND
+        healthy = life_s * SECOND >= HEALTHY_NS
+        refused = 1 if healthy else refused + 1
+        wait = session.on_closed(now, "cut")
+        expected = min(BACKOFF_MAX_NS, BACKOFF_FIRST_NS * 2 ** min(refused - 1, 20))
+        assert expected // 2 <= wait <= expected
+        now += wait

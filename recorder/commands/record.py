@@ -12,6 +12,7 @@ from typing import Any
 
 from recorder.commands.load import make_sink, migrate_to, refresh_views
 from recorder.core import encode, frames, histogram, observations, websocket_frames
+from recorder.core.gate import Gate
 from recorder.core.observations import NO_SOURCE
 from recorder.core.pipeline import Pipeline
 from recorder.feeds import PROVIDERS, make
@@ -22,7 +23,7 @@ from recorder.shell.journal import Journal
 from recorder.shell.sink import Sink
 from recorder.values.config import Config, credentials
 from recorder.values.errors import ConfigError, JournalFull, RecorderError
-from recorder.values.feed import HOUR, SECOND, FeedSpec
+from recorder.values.feed import HOUR, SECOND, Feed, FeedSpec
 from recorder.values.schedule import Closed, Open, Schedule
 from recorder.values.schema import Table
 
@@ -84,6 +85,7 @@ class Recording:
         self.started = time.time_ns()
         self._schedule_for, self._env = schedule_for, env
         self._tasks: set[asyncio.Task[None]] = set()
+        self._gates: dict[str, Gate] = {}  # by provider
 
     async def start(self) -> None:
         """Reception first: feeds connect while the database is still starting. Raises ConfigError, JournalLocked."""
@@ -207,8 +209,14 @@ class Recording:
     async def _record(self, run: FeedRun, keys: Mapping[str, str], until: int | None) -> None:
         """Keep the feed's connections until the session ends; None: for ever."""
         shards = make(run.spec, keys).shards()
+        gate = self._gates.setdefault(run.spec.provider, Gate())
+
+        def made(spec: FeedSpec) -> Feed:
+            return make(spec, keys)
+
         run.connections = [
-            Connection(shard, make(shard, keys), self.journal, self.engine.wake, self.log) for shard in shards
+            Connection(shard, made(shard), self.journal, self.engine.wake, self.log, gate=gate, make_feed=made)
+            for shard in shards
         ]
         run.failed = ""
         tasks = [asyncio.create_task(connection.run()) for connection in run.connections]

@@ -9,11 +9,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 
-from recorder.values.feed import SECOND, Command, Endpoint, Fatal, Feed, Notice, Ready, Reconnect, Send
+from recorder.values.feed import SECOND, Command, Endpoint, Fatal, Feed, Notice, Ready, Reconnect, Renew, Send
 
 BACKOFF_FIRST_NS = SECOND // 2
 BACKOFF_MAX_NS = 60 * SECOND  # a provider that is down for an hour is found again within a minute
 HEALTHY_NS = 30 * SECOND  # a connection that lived this long in readiness starts the backoff over
+AT_ONCE = (1001, 1012)  # close codes of a server that goes away or restarts: another one is there already
 FATAL_RETRY_NS = 15 * 60 * SECOND  # a refused key may be mended by its owner while we run; asking seldom harms nobody
 
 
@@ -25,7 +26,7 @@ class State(enum.Enum):
 
 
 class Session:
-    """One connection's state machine around a feed.
+    """One connection's state machine around a feed. Times are ns of a clock that never steps.
 
     uniform  returns a random float in [0, 1); passed in so that tests decide
     """
@@ -43,10 +44,11 @@ class Session:
         self._opened = 0
         self._ready = 0
         self._app_ping_due = 0
+        self._old = False  # said that it is to be replaced
 
     def on_opening(self) -> Endpoint:
         """About to connect: the endpoint to use (asked anew each time: it may carry a fresh token)."""
-        self.state, self.endpoint, self._hold_ns = State.OPENING, self.feed.endpoint(), 0
+        self.state, self.endpoint, self._hold_ns, self._old = State.OPENING, self.feed.endpoint(), 0, False
         return self.endpoint
 
     def on_open(self, now: int) -> list[Command]:
@@ -58,39 +60,50 @@ class Session:
         """A frame that is not plain data."""
         return self._note(self.feed.on_control(payload), now)
 
-    def on_timer(self, now: int) -> list[Command]:
-        """Called about once a second while open: time-outs, a provider's own pings, the end of a connection's life."""
+    def on_timer(self, now: int, mute: bool = False) -> list[Command]:
+        """Called about once a second while open: time-outs, a provider's own pings, the end of a connection's life.
+
+        mute  no frame has come since it was opened
+        """
         commands: list[Command] = []
         if self.state is State.SUBSCRIBING and now - self._opened > self.endpoint.ready_timeout_ns:
-            seconds = self.endpoint.ready_timeout_ns // SECOND
-            commands.append(Reconnect(f"not subscribed {seconds} s after opening"))
+            seconds = f"{self.endpoint.ready_timeout_ns / SECOND:g} s after opening"
+            commands.append(Reconnect(f"mute: no message {seconds}" if mute else f"not subscribed {seconds}"))
         if self.endpoint.app_ping is not None and now >= self._app_ping_due:
             self._app_ping_due = now + self.endpoint.app_ping_ns
             commands.append(Send(self.endpoint.app_ping))
-        if self._capability.life_ns and now - self._opened > self._capability.life_ns:
-            commands.append(Reconnect("the provider cuts connections of this age"))
+        if self._capability.life_ns and not self._old and now - self._opened > self._capability.life_ns:
+            commands.append(Renew("the provider cuts connections of this age"))
         return self._note(commands, now)
 
-    def on_closed(self, now: int, reason: str, retry_after_ns: int = 0) -> int:
+    def on_closed(self, now: int, reason: str, retry_after_ns: int = 0, code: int = 0) -> int:
         """The connection is gone, or could not be opened; return how many ns to wait before the next try.
 
-        Capped exponential backoff with full jitter in its upper half, never below the provider's hold time, what it
-        asked for (``Retry-After``) or its connects per minute.
+        code  of the closing handshake; 0: there was none
+        Capped exponential backoff with full jitter in its upper half, none after a healthy connection whose server goes
+        away; never below the provider's hold time and what it asked for (``Retry-After``). Connects per minute are
+        counted over all connections of a provider: see ``core.gate``.
         """
         healthy = self.state is State.READY and now - self._ready >= HEALTHY_NS
         self.state, self.reason = State.CLOSED, self.reason if self.fatal else reason
         self.failures = 1 if healthy else self.failures + 1
         backoff = min(BACKOFF_MAX_NS, BACKOFF_FIRST_NS << min(self.failures - 1, 16))
-        jittered = round(backoff * (0.5 + 0.5 * self._uniform()))
-        spacing = round(60 * SECOND / self._capability.connects_per_minute_max)
-        floor = max(self._hold_ns, self._capability.hold_ns, retry_after_ns, spacing if self.failures > 1 else 0)
+        at_once = healthy and (code in AT_ONCE or self._old)
+        jittered = 0 if at_once else round(backoff * (0.5 + 0.5 * self._uniform()))
+        floor = max(self._hold_ns, self._capability.hold_ns, retry_after_ns)
         return max(jittered, floor, FATAL_RETRY_NS if self.fatal else 0)
 
     def _note(self, commands: list[Command], now: int) -> list[Command]:
+        if not self._capability.overlap:
+            commands = [Reconnect(c.reason) if isinstance(c, Renew) else c for c in commands]
         for command in commands:
             match command:
                 case Ready():
-                    self.state, self._ready, self.reason, self.fatal = State.READY, now, "", False
+                    if self.state is not State.READY:  # it is said again when subscriptions have changed
+                        self._ready = now
+                    self.state, self.reason, self.fatal = State.READY, "", False
+                case Renew():
+                    self._old = True
                 case Reconnect(reason, hold_ns):
                     self.reason, self._hold_ns = reason, max(self._hold_ns, hold_ns)
                 case Fatal(reason):

@@ -1,26 +1,23 @@
-"""One connection to a provider, kept open for ever: socket → session → journal."""
+"""One connection to a provider, kept open for ever: one link after the other, overlapping where that is possible."""
 
 from __future__ import annotations
 
 import asyncio
-import collections
-import contextlib
 import random
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-import numpy as np
-from websockets.frames import CLOSE_CODE_EXPLANATIONS
+from recorder.core.gate import Gate
+from recorder.core.session import Session
+from recorder.shell.link import FrameJournal, Link
+from recorder.shell.overlap import HeldJournal, replace
+from recorder.values.errors import RecorderError, UpgradeRefused
+from recorder.values.feed import SECOND, Command, Fatal, Feed, FeedSpec, Notice, Ready, Reconnect, Renew
 
-from recorder.core.frames import BINARY, CLOSED, OPENED, SENT, TEXT
-from recorder.core.session import Session, State
-from recorder.shell.websocket import WebSocketClient, connect
-from recorder.values.errors import JournalFull, RecorderError, UpgradeRefused
-from recorder.values.feed import SECOND, Command, Fatal, Feed, FeedSpec, Notice, Ready, Reconnect, Send
+__all__ = ["Connection", "FrameJournal"]
 
-TIMER_S = 1.0  # how often time-outs and a provider's own pings are looked at
-CLOSE_TIMEOUT_S = 2.0  # for a polite close when stopping; the socket is cut after that
+RENEW_RETRY_S = 60.0  # after a replacement that did not come about: nine tries before Binance cuts at 24 h
 
 
 class Log(Protocol):
@@ -29,28 +26,12 @@ class Log(Protocol):
     def error(self, event: str, **fields: object) -> None: ...
 
 
-class FrameJournal(Protocol):
-    """What a connection needs of the journal."""
-
-    def source(self, spec: FeedSpec) -> int: ...
-    def append(self, source: int, kind: int, ts_recv: int, payload: bytes) -> int: ...
-    def append_frames(
-        self,
-        source: int,
-        ts_recv: int,
-        chunk: np.ndarray,
-        starts: np.ndarray,
-        lengths: np.ndarray,
-        opcodes: np.ndarray,
-        count: int,
-    ) -> int: ...
-
-
 class Connection:
-    """Opens, keeps and reopens one connection; journals every frame as received and lets the session speak.
+    """Opens, keeps and reopens one connection.
 
-    wake  called after something was journalled, so that the pipeline looks
-    Frames never become Python objects here unless they are control frames.
+    wake       called after something was journalled, so that the pipeline looks
+    gate       the provider's, shared by all its connections; without one it is alone
+    make_feed  makes another feed like ``feed``, for a second link; without it there is no overlap
     """
 
     def __init__(
@@ -61,182 +42,172 @@ class Connection:
         wake: Callable[[], None],
         log: Log,
         uniform: Callable[[], float] = random.random,
+        gate: Gate | None = None,
+        make_feed: Callable[[FeedSpec], Feed] | None = None,
     ) -> None:
         self.spec, self.session = spec, Session(feed, uniform)
-        self.frames = 0
         self.reconnects = 0
-        self.ready_symbols: tuple[str, ...] = ()
-        self.last_recv = 0
-        self._journal, self._wake, self._log = journal, wake, log
-        self._source = -1
-        self._client: WebSocketClient | None = None
-        self._ended: asyncio.Future[str] | None = None
+        self.renewals = 0  # replaced without a hole
+        self._journal, self._wake, self._log, self._uniform = journal, wake, log, uniform
+        self._gate, self._make_feed = gate or Gate(), make_feed
+        self._link: Link | None = None
+        self._frames_before = 0  # of links that are gone
+        self._last_recv = 0
         self._stopping = asyncio.Event()
-        self._outbox: collections.deque[Send] = collections.deque()
-        self._pacing: asyncio.TimerHandle | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._send_spacing_s = 1.0 / feed.capability().sends_per_second_max
-        self._given_up = ""  # why we are closing this connection ourselves
+        self._renewing = asyncio.Event()
+        self._renew_reason = ""
         self._announced: object = None  # last state told to the log: one line per change
+
+    @property
+    def ready(self) -> bool:
+        return self._link is not None and self._link.ready
+
+    @property
+    def ready_symbols(self) -> tuple[str, ...]:
+        return self._link.ready_symbols if self._link is not None else ()
+
+    @property
+    def frames(self) -> int:
+        """Received and journalled so far."""
+        return self._frames_before + (self._link.frames if self._link is not None else 0)
+
+    @property
+    def last_recv(self) -> int:
+        """When the last frame came, ns; 0: none has."""
+        return max(self._last_recv, self._link.last_recv if self._link is not None else 0)
 
     async def run(self) -> None:
         """Until ``stop()``: connect, record, wait as the session says, again."""
-        while not self._stopping.is_set():
+        wait_ns = 0
+        while await self._admitted(wait_ns):
             wait_ns = await self._once()
-            if self._stopping.is_set():
-                break
-            self.reconnects += 1
-            try:
-                await asyncio.wait_for(self._stopping.wait(), wait_ns / 1e9)
-            except TimeoutError:
-                continue
+            if not self._stopping.is_set():
+                self.reconnects += 1
 
     async def stop(self) -> None:
         """Close politely; ``run`` returns soon after."""
         self._stopping.set()
-        if self._client is not None:
-            self._client.close(1000, "recorder stopped")
-            ended = self._ended
-            assert ended is not None  # made before the client
-            await asyncio.wait([ended], timeout=CLOSE_TIMEOUT_S)
-            if self._client is not None:
-                self._client.abort()
-                await asyncio.wait([ended], timeout=CLOSE_TIMEOUT_S)  # so that nothing is journalled after we returned
+        if self._link is not None:
+            await self._link.close("recorder stopped")
 
     def reopen(self, reason: str) -> None:
         """Close this connection and open another after the session's backoff; ``reason`` is logged and journalled.
 
         Without effect while none is open: the next one is on its way already.
         """
-        if self._client is not None:
-            self._carry_out([Reconnect(reason)], time.time_ns())
+        if self._link is not None and self._link.alive:
+            self._link.carry_out([Reconnect(reason)])
+
+    async def _admitted(self, wait_ns: int) -> bool:
+        """Wait, then until the provider may be connected to; False when stopped meanwhile."""
+        due = time.monotonic_ns() + wait_ns
+        most = self.session.feed.capability().connects_per_minute_max
+        while not self._stopping.is_set():
+            now = time.monotonic_ns()
+            left = max(due - now, self._gate.wait_ns(now, most))
+            if left <= 0:
+                self._gate.connecting(now)
+                return True
+            try:
+                await asyncio.wait_for(self._stopping.wait(), left / 1e9)
+            except TimeoutError:
+                continue
+        return False
 
     async def _once(self) -> int:
         """One connection from its opening to its end; return how long to wait before the next, in ns."""
-        loop = asyncio.get_running_loop()
-        self._ended, self._given_up = loop.create_future(), ""
-        retry_after_ns, over = 0, False
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        opening = asyncio.ensure_future(connect(self.session.on_opening(), self))
+        self._renewing.clear()
+        link = self._link = Link(self.spec, self.session, self._journal, self._wake, self._obey)
+        retry_after_ns, self._gate.open = 0, self._gate.open + 1
         try:
-            await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if not opening.done():
-                opening.cancel()
+            if not await link.open(self._stopping):
                 return 0
-            self._client = opening.result()
-            if self._given_up:
-                self._client.close(1000, "")
-            self._send_next()  # what on_open and early frames asked for before there was anything to send through
-            self._timer = loop.call_later(TIMER_S, self._on_timer)
-            closed = await self._ended
-            over, reason = True, self._given_up or closed
+            link = await self._attend(link)
+            reason = link.ended.result()
         except UpgradeRefused as error:
-            reason, retry_after_ns = str(error), error.retry_after_ns or 0
+            held_ns = self._gate.refused(time.monotonic_ns(), error.status, error.retry_after_ns)
+            reason, retry_after_ns = str(error), max(held_ns, error.retry_after_ns or 0)
         except RecorderError as error:
             reason = str(error)
         finally:
-            stopping.cancel()
-            opening.cancel()
-            if not over:
-                opening.add_done_callback(_abandon)  # nobody is left who would close what it opened
-            self._client = None
-            self._outbox.clear()
-            for handle in (self._pacing, self._timer):
-                if handle is not None:
-                    handle.cancel()
-            self._pacing = self._timer = None
-        wait_ns = self.session.on_closed(time.time_ns(), reason, retry_after_ns)
+            self._gate.open -= 1
+            self._leave(self._link)
+            self._link = None
+        wait_ns = self.session.on_closed(time.monotonic_ns(), reason, retry_after_ns, link.code)
         if not self._stopping.is_set():
             self._tell_down(wait_ns)
         return wait_ns
 
-    # Called by the WebSocket client.
+    async def _attend(self, link: Link) -> Link:
+        """Until the connection is gone; return the link that ended, which may be another one by then."""
+        while not link.ended.done():
+            renew = asyncio.ensure_future(self._renewing.wait())
+            waited: list[asyncio.Future[Any]] = [link.ended, renew]
+            try:
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                renew.cancel()
+            if self._renewing.is_set() and not link.ended.done():
+                self._renewing.clear()
+                link = await self._renew(link)
+        return link
 
-    def on_open(self) -> None:
-        now = time.time_ns()
-        self._source = self._journal.source(self.spec)
-        self._journal.append(self._source, OPENED, now, b"")
-        self._carry_out(self.session.on_open(now), now)
-
-    def on_frames(
-        self, chunk: np.ndarray, starts: np.ndarray, lengths: np.ndarray, opcodes: np.ndarray, count: int,
-        control: np.ndarray, ts_recv: int,
-    ) -> None:  # fmt: skip
-        self._journal.append_frames(self._source, ts_recv, chunk, starts, lengths, opcodes, count)
-        self.frames += count
-        self.last_recv = ts_recv
-        if len(control):
-            for i in control.tolist():
-                payload = chunk[starts[i] : starts[i] + lengths[i]].tobytes()
-                self._carry_out(self.session.on_control(payload, ts_recv), ts_recv)
-        self._wake()
-
-    def on_message(self, payload: bytes, binary: bool, ts_recv: int) -> None:
-        """A message that came fragmented or compressed."""
-        self._journal.append(self._source, BINARY if binary else TEXT, ts_recv, payload)
-        self.frames += 1
-        self.last_recv = ts_recv
-        marks = self.session.endpoint.data_marks
-        if not any(payload.startswith(mark, offset) for offset, mark in marks):
-            self._carry_out(self.session.on_control(payload, ts_recv), ts_recv)
-        self._wake()
-
-    def on_close(self, code: int, reason: str, error: Exception | None) -> None:
-        words = f"{code} {reason or CLOSE_CODE_EXPLANATIONS.get(code, '')}".strip()
-        words = words if error is None else f"{words} ({error})"
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_result(words)
-        if self._source >= 0:
-            with contextlib.suppress(JournalFull):  # told by the journal; it may be why the connection is closed
-                self._journal.append(self._source, CLOSED, time.time_ns(), (self._given_up or words).encode())
+    async def _renew(self, old: Link) -> Link:
+        """Let another link take over and return it; else try again later: the provider's cut is what ends this one."""
+        capability, reason = self.session.feed.capability(), self._renew_reason
+        if self._make_feed is None or self._gate.open >= capability.connections_max:
+            old.carry_out([Reconnect(reason)])
+            return old
+        if (wait_ns := self._gate.wait_ns(time.monotonic_ns(), capability.connects_per_minute_max)) > 0:
+            asyncio.get_running_loop().call_later(wait_ns / 1e9, self._renewing.set)
+            return old
+        self._gate.connecting(time.monotonic_ns())
+        session = Session(self._make_feed(self.spec), self._uniform)
+        new = Link(self.spec, session, HeldJournal(self._journal), self._wake, self._obey)
+        self._gate.open += 1
+        try:
+            problem = await replace(old, new, self._stopping, reason)
+            if not problem:
+                self._leave(old)
+                self._link, self.session = new, session
+        finally:
+            self._gate.open -= 1
+            if self._link is not new:
+                new.dispose()
+        if self._link is new:
+            self.renewals += 1
             self._wake()
+            self._log.info("feed.renewed", feed=self.spec.name, connection=self.spec.connection, reason=reason)
+            if self._stopping.is_set():
+                await new.close("recorder stopped")
+            return new
+        if not old.ended.done() and not self._stopping.is_set():
+            fields = {"reason": problem, "retry_s": RENEW_RETRY_S}
+            self._log.warning("feed.renewal_failed", feed=self.spec.name, connection=self.spec.connection, **fields)
+            asyncio.get_running_loop().call_later(RENEW_RETRY_S, self._renewing.set)
+        return old
 
-    # Carrying out what the session wants.
+    def _leave(self, link: Link | None) -> None:
+        """It is gone: keep its counts, and nothing else of it."""
+        if link is not None:
+            self._frames_before += link.frames
+            self._last_recv = max(self._last_recv, link.last_recv)
+            link.frames = 0
+            link.dispose()
 
-    def _on_timer(self) -> None:
-        now = time.time_ns()
-        self._timer = asyncio.get_running_loop().call_later(TIMER_S, self._on_timer)
-        self._carry_out(self.session.on_timer(now), now)
-
-    def _carry_out(self, commands: list[Command], now: int) -> None:
-        for command in commands:
-            match command:
-                case Send():
-                    self._outbox.append(command)
-                case Ready(symbols):
-                    self.ready_symbols = symbols
-                    self._tell("feed.connected", symbols=len(symbols) or len(self.spec.symbols))
-                case Notice(event, fields):
-                    self._log.warning(event, feed=self.spec.name, connection=self.spec.connection, **fields)
-                case Reconnect(reason):
-                    self._give_up(reason)
-                case Fatal(reason):
-                    if self._announced != ("down", reason):
-                        self._announced = ("down", reason)
-                        self._log.error(
-                            "feed.refused", feed=self.spec.name, connection=self.spec.connection, reason=reason
-                        )
-                    self._give_up(reason)
-        if self._outbox and self._pacing is None:
-            self._send_next()
-
-    def _send_next(self) -> None:
-        """Send one message and pace the rest: providers drop who speaks faster than they allow."""
-        self._pacing = None
-        if not self._outbox or self._client is None or not self._client.is_open:
-            return
-        send = self._outbox.popleft()
-        self._client.send(send.payload)
-        self._pacing = asyncio.get_running_loop().call_later(self._send_spacing_s, self._send_next)
-        if not send.secret:
-            raw = send.payload.encode() if isinstance(send.payload, str) else send.payload
-            self._journal.append(self._source, SENT, time.time_ns(), raw)
-
-    def _give_up(self, reason: str) -> None:
-        """Close; the client's own time-out bounds how long that takes, and frames that still come are journalled."""
-        self._given_up = self._given_up or reason
-        if self._client is not None:
-            self._client.close(1000, "")
+    def _obey(self, link: Link, command: Command) -> None:
+        """What the session of a link wants beyond messages."""
+        match command:
+            case Ready(symbols):
+                self._tell("feed.connected", symbols=len(symbols) or len(self.spec.symbols))
+            case Notice(event, fields):
+                self._log.warning(event, feed=self.spec.name, connection=self.spec.connection, **fields)
+            case Renew(reason):
+                self._renew_reason = reason
+                self._renewing.set()
+            case Fatal(reason) if self._announced != ("down", reason):
+                self._announced = ("down", reason)
+                self._log.error("feed.refused", feed=self.spec.name, connection=self.spec.connection, reason=reason)
 
     # The log: one line per change of state.
 
@@ -254,12 +225,3 @@ class Connection:
             event, feed=self.spec.name, connection=self.spec.connection, reason=self.session.reason,
             retry_s=round(wait_ns / SECOND, 1),
         )  # fmt: skip
-
-    @property
-    def ready(self) -> bool:
-        return self.session.state is State.READY
-
-
-def _abandon(opening: asyncio.Task[WebSocketClient]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().abort()

@@ -104,13 +104,21 @@ class Reconnect:
 
 
 @dataclass(frozen=True)
+class Renew:
+    """Replace this connection by another, which delivers before this one is closed; where the provider allows one
+    connection only, like Reconnect."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Fatal:
     """Trying again cannot help until the user changes something (bad key, feed not in plan)."""
 
     reason: str
 
 
-Command = Send | Ready | Notice | Reconnect | Fatal
+Command = Send | Ready | Notice | Reconnect | Renew | Fatal
 
 
 @dataclass(frozen=True)

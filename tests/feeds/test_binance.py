@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from recorder.core.batch import Output
 from recorder.feeds.binance import INFO, MARKET_OF_HOST, Binance
 from recorder.values.errors import ConfigError, FrameError, SymbolError
-from recorder.values.feed import FeedSpec, Notice, Ready, Reconnect, Send
+from recorder.values.feed import FeedSpec, Notice, Ready, Reconnect, Renew, Send
 from recorder.values.schema import LONG_NULL
 from recorder.values.tables import BUY, NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE, SELL
 
@@ -305,15 +305,14 @@ def test_when_everything_is_refused_it_connects_again_after_a_while():
     assert reconnect.hold_ns >= 5_000_000_000
 
 
-def test_an_announced_shutdown_makes_it_connect_again_at_once():
+def test_an_announced_shutdown_makes_it_replace_the_connection():
     feed = Binance(spec())
     for frame in (
         b'{"e":"serverShutdown","E":1770123456789}',
         b'{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1770123456789}}',
     ):
         (command,) = feed.on_control(frame)
-        assert isinstance(command, Reconnect)
-        assert command.hold_ns == 0
+        assert isinstance(command, Renew)
         assert not any(frame.startswith(mark, at) for at, mark in feed.endpoint().data_marks)
 
 

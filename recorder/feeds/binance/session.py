@@ -180,7 +180,7 @@ class Binance:
         if not isinstance(message, dict):
             return []  # decode sees it too and keeps it among the rejected
         if message.get("e") == "serverShutdown" or message.get("stream") == "!serverShutdown":
-            return [values.Reconnect("the provider announced a shutdown")]
+            return [values.Renew("the provider announced a shutdown")]
         number = message.get("id")
         streams = self._waiting.pop(number, ()) if isinstance(number, int) else ()
         fault = message.get("error", message if "code" in message and "msg" in message else None)

@@ -45,6 +45,7 @@ class Client:
 
     def __init__(self, ws: Socket, conversation: Conversation, truth: VenueTruth) -> None:
         self.ws, self.conversation, self.truth = ws, conversation, truth
+        self._opened = asyncio.get_running_loop().time()
         self.asked_at = 0.0  # when the set of subscriptions last changed, by the loop's clock
         self.subscribed = asyncio.Event()
         self._mask = np.zeros((2, len(conversation.venue.names)), bool)
@@ -53,6 +54,10 @@ class Client:
         self._pace: asyncio.Task[None] | None = None
         self._bytes_per_second: float | None = None  # None: as fast as the client reads
         self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def age_s(self) -> float:
+        return asyncio.get_running_loop().time() - self._opened
 
     @property
     def open(self) -> bool:

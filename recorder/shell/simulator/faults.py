@@ -17,7 +17,9 @@ class Faults:
     drop: list[int | None] = field(default_factory=list)  # one entry a trade: of this symbol, or None: of any
     duplicate: int = 0
     reorder: int = 0
-    refuse: int = 0  # connection attempts to answer with HTTP 503
+    refuse: int = 0  # connection attempts to answer with ``status``
+    status: int = 503
+    retry_after: str | None = None  # header of those answers
 
     def apply(self, events: np.ndarray, truth: VenueTruth) -> tuple[np.ndarray, int]:
         """Events as they will be sent, and how many trades were left out."""

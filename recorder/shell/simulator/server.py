@@ -46,6 +46,7 @@ class _Stage:
         self.arrived = asyncio.Event()  # somebody has subscribed at least once
         self.finished = asyncio.Event()
         self.limit: float | None = None
+        self.life_s: float | None = None
 
 
 class Simulator:
@@ -204,7 +205,10 @@ class Simulator:
         if stage.faults.refuse:
             stage.faults.refuse -= 1
             stage.truth.refused += 1
-            return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "refused on command\n")
+            answer = connection.respond(http.HTTPStatus(stage.faults.status), "refused on command\n")
+            if stage.faults.retry_after is not None:
+                answer.headers["Retry-After"] = stage.faults.retry_after
+            return answer
         return None
 
     async def _serve(self, ws: ServerConnection) -> None:
@@ -242,7 +246,9 @@ class Simulator:
         while True:
             await self._sleep(1.0)
             for stage in self._stages.values():
-                for client in stage.clients:
+                for client in list(stage.clients):
+                    if stage.life_s is not None and client.age_s > stage.life_s:
+                        client.cut()
                     client.say(client.conversation.second())
 
     async def _settle(self, clients: Callable[[], list[Client]]) -> None:
@@ -376,9 +382,14 @@ class Simulator:
         """End a stall or slowness; what was held back is sent at once."""
         self.slow(provider, None)
 
-    def refuse(self, provider: str, count: int = 1) -> None:
-        """Answer the next connection attempts with HTTP 503."""
-        self._stages[provider].faults.refuse += count
+    def refuse(self, provider: str, count: int = 1, status: int = 503, retry_after: str | None = None) -> None:
+        """Answer the next connection attempts with this HTTP status."""
+        faults = self._stages[provider].faults
+        faults.refuse, faults.status, faults.retry_after = faults.refuse + count, status, retry_after
+
+    def live(self, provider: str, seconds: float | None) -> None:
+        """Cut connections of this age, to the second, as Binance does at 24 hours; None: never."""
+        self._stages[provider].life_s = seconds
 
     def fail(self, provider: str, code: int) -> None:
         """Answer the next request of every connected client with this error code (Alpaca's numbers)."""

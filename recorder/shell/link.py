@@ -1,0 +1,219 @@
+"""One socket of a connection, from its opening to its end: what it receives is journalled, what its session wants is
+done."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from websockets.frames import CLOSE_CODE_EXPLANATIONS
+
+from recorder.core.frames import BINARY, CLOSED, OPENED, SENT, TEXT
+from recorder.core.session import Session, State
+from recorder.shell.websocket import WebSocketClient, connect
+from recorder.values.errors import JournalFull
+from recorder.values.feed import Command, Fatal, FeedSpec, Ready, Reconnect, Send
+
+TIMER_S = 1.0  # how often time-outs and a provider's own pings are looked at
+CLOSE_TIMEOUT_S = 2.0  # for a polite close when stopping; the socket is cut after that
+
+
+class FrameJournal(Protocol):
+    """What a connection needs of the journal."""
+
+    def source(self, spec: FeedSpec) -> int: ...
+    def append(self, source: int, kind: int, ts_recv: int, payload: bytes) -> int: ...
+    def append_frames(
+        self,
+        source: int,
+        ts_recv: int,
+        chunk: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        opcodes: np.ndarray,
+        count: int,
+    ) -> int: ...
+
+
+class Link:
+    """Receives, journals and answers on one socket.
+
+    wake   called after something was journalled, so that the pipeline looks
+    obey   called with every command of the session that is not a message to send, after the session has noted it
+    Frames never become Python objects here unless they are control frames.
+    """
+
+    def __init__(
+        self,
+        spec: FeedSpec,
+        session: Session,
+        journal: FrameJournal,
+        wake: Callable[[], None],
+        obey: Callable[[Link, Command], None],
+    ) -> None:
+        self.spec, self.session, self.journal = spec, session, journal
+        self.frames = 0
+        self.data_frames = 0  # of those, the ones that a data mark recognises
+        self.last_recv = 0
+        self.ready_symbols: tuple[str, ...] = ()
+        self.given_up = ""  # why we are closing it ourselves
+        self.code = 0  # of its end
+        self.client: WebSocketClient | None = None
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why it is gone
+        self._wake, self._obey = wake, obey
+        self._source = -1
+        self._outbox: collections.deque[Send] = collections.deque()
+        self._pacing: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._send_spacing_s = 1.0 / session.feed.capability().sends_per_second_max
+
+    @property
+    def ready(self) -> bool:
+        return self.session.state is State.READY and not self.ended.done()
+
+    @property
+    def alive(self) -> bool:
+        return self.client is not None and not self.ended.done()
+
+    async def open(self, stopping: asyncio.Event) -> bool:
+        """Connect; False when it was stopped meanwhile. Raises RecorderError as ``websocket.connect`` does."""
+        stopped = asyncio.ensure_future(stopping.wait())
+        opening = asyncio.ensure_future(connect(self.session.on_opening(), self))
+        over = False
+        try:
+            await asyncio.wait([opening, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if not opening.done():
+                return False
+            self.client, over = opening.result(), True
+        finally:
+            stopped.cancel()
+            if not over:
+                opening.cancel()
+                opening.add_done_callback(_abandon)  # nobody is left who would close what it opened
+        if self.given_up:
+            self.client.close(1000, "")
+        self._send_next()  # what on_open and early frames asked for before there was anything to send through
+        if not self.ended.done():
+            self._timer = asyncio.get_running_loop().call_later(TIMER_S, self._on_timer)
+        return True
+
+    async def close(self, reason: str) -> None:
+        """End it politely, or not, within seconds; nothing is journalled after this returned."""
+        if self.client is not None and not self.ended.done():
+            self.client.close(1000, reason)
+            await asyncio.wait([self.ended], timeout=CLOSE_TIMEOUT_S)
+            if not self.ended.done():
+                self.client.abort()
+                await asyncio.wait([self.ended], timeout=CLOSE_TIMEOUT_S)
+
+    def dispose(self) -> None:
+        """Leave nothing behind: of a link that has ended, or that nobody wants."""
+        if self.client is not None and not self.ended.done():
+            self.client.abort()
+        self.client = None
+        self._outbox.clear()
+        for handle in (self._pacing, self._timer):
+            if handle is not None:
+                handle.cancel()
+        self._pacing = self._timer = None
+
+    def give_up(self, reason: str) -> None:
+        """Close; the client's own time-out bounds how long that takes, and frames that still come are journalled."""
+        self.given_up = self.given_up or reason
+        if self.client is not None:
+            self.client.close(1000, "")
+
+    def become(self, spec: FeedSpec, reason: str) -> None:
+        """From now on its frames are those of another spec: in the journal one source ends where the other begins."""
+        now = time.time_ns()
+        source = self.journal.source(spec)
+        if self._source >= 0 and source != self._source:
+            self.journal.append(self._source, CLOSED, now, reason.encode())
+            self.journal.append(source, OPENED, now, b"")
+            self._source = source
+        self.spec = spec
+
+    # Called by the WebSocket client.
+
+    def on_open(self) -> None:
+        self._source = self.journal.source(self.spec)
+        self.journal.append(self._source, OPENED, time.time_ns(), b"")
+        self.carry_out(self.session.on_open(time.monotonic_ns()))
+
+    def on_frames(
+        self, chunk: np.ndarray, starts: np.ndarray, lengths: np.ndarray, opcodes: np.ndarray, count: int,
+        control: np.ndarray, ts_recv: int,
+    ) -> None:  # fmt: skip
+        self.journal.append_frames(self._source, ts_recv, chunk, starts, lengths, opcodes, count)
+        self.frames += count
+        self.data_frames += count - len(control)
+        self.last_recv = ts_recv
+        if len(control):
+            for i in control.tolist():
+                payload = chunk[starts[i] : starts[i] + lengths[i]].tobytes()
+                self.carry_out(self.session.on_control(payload, time.monotonic_ns()))
+        self._wake()
+
+    def on_message(self, payload: bytes, binary: bool, ts_recv: int) -> None:
+        """A message that came fragmented or compressed."""
+        self.journal.append(self._source, BINARY if binary else TEXT, ts_recv, payload)
+        self.frames += 1
+        self.last_recv = ts_recv
+        if any(payload.startswith(mark, offset) for offset, mark in self.session.endpoint.data_marks):
+            self.data_frames += 1
+        else:
+            self.carry_out(self.session.on_control(payload, time.monotonic_ns()))
+        self._wake()
+
+    def on_close(self, code: int, reason: str, error: Exception | None) -> None:
+        words = f"{code} {reason or CLOSE_CODE_EXPLANATIONS.get(code, '')}".strip()
+        words = self.given_up or (words if error is None else f"{words} ({error})")
+        self.code = 0 if self.given_up else code
+        if self._source >= 0:
+            with contextlib.suppress(JournalFull):  # told by the journal; it may be why the connection is closed
+                self.journal.append(self._source, CLOSED, time.time_ns(), words.encode())
+            self._wake()
+        if not self.ended.done():
+            self.ended.set_result(words)
+
+    # Carrying out what the session wants.
+
+    def _on_timer(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(TIMER_S, self._on_timer)
+        self.carry_out(self.session.on_timer(time.monotonic_ns(), mute=not self.frames))
+
+    def carry_out(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Send():
+                    self._outbox.append(command)
+                    continue
+                case Ready(symbols):
+                    self.ready_symbols = symbols
+                case Reconnect(reason) | Fatal(reason):
+                    self.give_up(reason)
+            self._obey(self, command)
+        if self._outbox and self._pacing is None:
+            self._send_next()
+
+    def _send_next(self) -> None:
+        """Send one message and pace the rest: providers drop who speaks faster than they allow."""
+        self._pacing = None
+        if not self._outbox or self.client is None or not self.client.is_open:
+            return
+        send = self._outbox.popleft()
+        self.client.send(send.payload)
+        self._pacing = asyncio.get_running_loop().call_later(self._send_spacing_s, self._send_next)
+        if not send.secret:
+            raw = send.payload.encode() if isinstance(send.payload, str) else send.payload
+            self.journal.append(self._source, SENT, time.time_ns(), raw)
+
+
+def _abandon(opening: asyncio.Task[WebSocketClient]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().abort()
