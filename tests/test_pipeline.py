@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import msgspec
 import numpy as np
@@ -10,26 +11,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recorder.core.frames import CLOSED, OPENED, SOURCE, TEXT, frames_from_list
+from recorder.core.frames import CLOCK, CLOSED, OPENED, SOURCE, TEXT, frames_from_list
+from recorder.core.observations import NO_SOURCE
 from recorder.core.pipeline import Pipeline
+from recorder.core.snapshot import decode as decode_snapshot
 from recorder.feeds import make
 from recorder.values.config import KernelsConfig
-from recorder.values.feed import FeedSpec
-from recorder.values.tables import TABLES
+from recorder.values.feed import MINUTE, SECOND, FeedSpec
+from recorder.values.tables import COVERAGE, GAP_SEQUENCE, GAP_TRADE_ID, TABLES
 
 START = 1_700_000_000_000  # ms
 NOW = START * 1_000_000
+STEP = 700  # ms between trades: the session goes on over minutes
 SPECS = [
     FeedSpec(name="spot", provider="binance", symbols=("BTC-USDT", "ETH-USDT")),
     FeedSpec(name="futures", provider="binance", symbols=("BTC-USDT-PERP",), options={"market": "usdm"}),
     FeedSpec(name="cb", provider="coinbase", symbols=("BTC-USD",)),
+    FeedSpec(name="adv", provider="coinbase", symbols=("BTC-USD",), options={"api": "advanced"}),
+    FeedSpec(name="us", provider="alpaca", symbols=("AAPL", "MSFT")),
 ]
 
 
 def spot(i, symbol="BTCUSDT"):
     data = {
-        "e": "trade", "E": START + i, "s": symbol, "t": i, "p": f"{60_000 + i % 7}.{i % 100:02d}", "q": "0.5",
-        "T": START + i, "m": bool(i % 3), "M": True,
+        "e": "trade", "E": START + STEP * i, "s": symbol, "t": i, "p": f"{60_000 + i % 7}.{i % 100:02d}", "q": "0.5",
+        "T": START + STEP * i, "m": bool(i % 3), "M": True,
     }  # fmt: skip
     return msgspec.json.encode({"stream": f"{symbol.lower()}@trade", "data": data})
 
@@ -37,7 +43,7 @@ def spot(i, symbol="BTCUSDT"):
 def book_ticker(i):
     data = {
         "e": "bookTicker", "u": i, "s": "BTCUSDT", "b": "1.5", "B": "2", "a": "1.75", "A": "3",
-        "T": START + i, "E": START + i,
+        "T": START + STEP * i, "E": START + STEP * i,
     }  # fmt: skip
     return msgspec.json.encode({"stream": "btcusdt@bookTicker", "data": data})
 
@@ -49,11 +55,39 @@ def match(i):
     ) % (i, 10 * i, 20 + i // 100, i * 1000 % 1_000_000, i % 100)
 
 
+def heartbeat(i):
+    return (
+        b'{"type":"heartbeat","last_trade_id":%d,"product_id":"BTC-USD","sequence":%d,"time":"2023-11-14T22:13:%02d.5Z"}'
+    ) % (i, 10 * i, 20 + i // 100)
+
+
+def advanced(i):
+    return (
+        b'{"channel":"heartbeats","client_id":"","timestamp":"2023-11-14T22:13:20.1Z","sequence_num":%d,"events":'
+        b'[{"current_time":"2023-11-14 22:13:20.1 +0000 UTC m=+1.1","heartbeat_counter":3}]}'
+    ) % i
+
+
+def stock(i, symbol="AAPL"):
+    trade = {
+        "T": "t", "S": symbol, "i": i, "x": "VQ"[i % 2], "p": 150.0 + i % 5, "s": 100, "c": ["@", "I"],
+        "t": f"2023-11-14T22:13:20.{i:09d}Z", "z": "C",
+    }  # fmt: skip
+    return msgspec.json.encode([trade])
+
+
+def halt(symbol, code):
+    status = {
+        "T": "s", "S": symbol, "sc": code, "sm": "in words", "rc": "M", "rm": "", "t": "2023-11-14T22:13:20Z", "z": "C",
+    }  # fmt: skip
+    return msgspec.json.encode([status])
+
+
 def session(n=200):
     """A recording of three connections, with gaps, repeats, nonsense and a reconnect in it."""
     frames = [(SOURCE, number, 0, msgspec.json.encode(spec)) for number, spec in enumerate(SPECS)]
     for i in range(n):
-        ts = (START + i) * 1_000_000 + 500_000
+        ts = (START + STEP * i) * 1_000_000 + 500_000
         if i == 90:
             frames += [(CLOSED, 0, ts, b"1006"), (OPENED, 0, ts, b"")]
             frames += [(TEXT, 0, ts, spot(j)) for j in range(60, 90)]
@@ -62,7 +96,16 @@ def session(n=200):
         if i not in (50, 51, 120):
             frames.append((TEXT, 0, ts, spot(i)))
         frames.append((TEXT, 0, ts, spot(i, "ETHUSDT")))
-        frames.append((TEXT, 2, ts, match(i + 1)))
+        if i not in (77, 78):
+            frames.append((TEXT, 2, ts, match(i + 1)))
+        frames.append((TEXT, 3, ts, advanced(i + (i > 60))))
+        frames += [(TEXT, 4, ts, stock(i)), (TEXT, 4, ts, stock(i, "MSFT"))]
+        if i % 60 == 20:
+            frames.append((TEXT, 4, ts, halt("AAPL", "HT"[i % 120 > 60])))
+        if i % 5 == 3:
+            frames.append((TEXT, 2, ts, heartbeat(i + 1)))
+        if i == 130:
+            frames.append((CLOCK, NO_SOURCE, ts + 100 * SECOND, b""))
         if i % 2:
             frames.append((TEXT, 1, ts, book_ticker(i)))
     return frames
@@ -71,8 +114,11 @@ def session(n=200):
 FRAMES = session()
 
 
-def rows_from(pieces, seal_every=0):
-    """Every table's rows, as bytes in the order of ts_event, of frames handed over in ``pieces``."""
+def rows_from(pieces, seal_every=0, restart_every=0):
+    """Every table's rows, as bytes in the order of ts_event, of frames handed over in ``pieces``.
+
+    restart_every  after so many pieces a new pipeline goes on from a snapshot of the one before
+    """
     pipeline = Pipeline(KernelsConfig(zscore_window=32), make)
     collected = {name: [] for name in TABLES}
     position = 0
@@ -89,6 +135,13 @@ def rows_from(pieces, seal_every=0):
         pipeline.consume(frames)
         if seal_every and number % seal_every == 0:
             seal()
+        if restart_every and number % restart_every == restart_every - 1:
+            seal()
+            saved = pipeline.snapshot().encode()
+            pipeline = Pipeline(KernelsConfig(zscore_window=32), make)
+            pipeline.restore(decode_snapshot(saved))
+    seal()
+    pipeline.write_coverage()
     seal()
     return {name: sorted(rows) for name, rows in collected.items()}, pipeline
 
@@ -147,15 +200,54 @@ def test_rows_do_not_depend_on_how_the_stream_was_cut_nor_on_where_batches_were_
     assert rows == WHOLE
 
 
+@given(
+    places=st.sets(st.integers(1, len(FRAMES) - 1), min_size=5, max_size=40),
+    restart_every=st.integers(1, 8),
+    seal_every=st.integers(0, 3),
+)
+@settings(max_examples=40, deadline=None)
+def test_rows_do_not_depend_on_restarts_from_snapshots(places, restart_every, seal_every):
+    rows, _ = rows_from(cut(FRAMES, places), seal_every, restart_every)
+    assert rows == WHOLE
+
+
 def test_every_trade_is_stored_once_and_repeats_are_counted():
     rows, pipeline = rows_from([FRAMES])
-    assert len(rows["trades"]) == (200 - 3) + 200 + 200
+    assert len(rows["trades"]) == (200 - 3) + 200 + (200 - 2) + 2 * 200
     assert pipeline.duplicates == 30
 
 
 def test_missing_ids_are_gaps_with_their_extent():
-    gaps = [(g[2], g[4], g[5], g[6], g[7]) for g in WHOLE["gaps"]]
-    assert gaps == [(("spot", "BTC-USDT"), 1, 50, 51, 2), (("spot", "BTC-USDT"), 1, 120, 120, 1)]
+    gaps = [(g[2], g[4], g[5], g[6], g[7]) for g in WHOLE["gaps"] if g[4] in (GAP_TRADE_ID, GAP_SEQUENCE)]
+    assert sorted(gaps) == [
+        (("adv", "*"), 2, 61, 61, 1),
+        (("cb", "BTC-USD"), 1, 78, 79, 2),
+        (("spot", "BTC-USDT"), 1, 50, 51, 2),
+        (("spot", "BTC-USDT"), 1, 120, 120, 1),
+    ]
+
+
+def test_the_ledger_accounts_for_every_row_once():
+    """Entries of a minute add up to what the tables hold, whatever minute they were noticed in."""
+    rows, pipeline = rows_from([FRAMES])
+    entries = [dict(zip([c.name for c in COVERAGE.laid_out], row, strict=True)) for row in rows["coverage"]]
+    for channel in ("trades", "quotes"):
+        stored, counted = Counter(), Counter()
+        for row in rows[channel]:
+            stored[row[2], row[0] - row[0] % MINUTE] += 1
+        for entry in entries:
+            if entry["channel"] == channel:
+                counted[entry["series"], entry["ts_event"]] += entry["received"] - entry["duplicate"]
+                parts = entry["verified"] + entry["unverifiable"] + entry["repaired"] + entry["duplicate"]
+                assert parts == entry["received"]
+        assert counted == stored
+    total = Counter()
+    for entry in entries:
+        total.update({name: entry[name] for name in ("missing", "duplicate", "rejected")})
+    assert total == {"missing": 6, "duplicate": pipeline.duplicates, "rejected": len(rows["rejected"])}
+    by_id = sum(entry["verified"] for entry in entries if entry["series"] == ("spot", "BTC-USDT"))
+    assert by_id == 200 - 3 - 1  # of the first nobody knows what came before
+    assert not any(entry["verified"] for entry in entries if entry["series"][0] == "us")
 
 
 def test_a_bad_frame_is_kept_in_rejected_with_its_position_and_disturbs_nothing():
@@ -166,7 +258,7 @@ def test_a_bad_frame_is_kept_in_rejected_with_its_position_and_disturbs_nothing(
 
 
 def test_a_source_that_was_never_declared_is_passed_over():
-    rows, pipeline = rows_from([[*FRAMES[:3], (TEXT, 77, NOW, spot(1)), (TEXT, 0, NOW, spot(1))]])
+    rows, pipeline = rows_from([[*FRAMES[: len(SPECS)], (TEXT, 77, NOW, spot(1)), (TEXT, 0, NOW, spot(1))]])
     assert len(rows["trades"]) == 1
     assert 77 not in pipeline.sources
 
@@ -175,7 +267,7 @@ def test_a_source_that_was_never_declared_is_passed_over():
     "payload", [b"", b"null", b"[]", b"{}", b"\xff\xfe", b"0" * 5000, b'{"stream":1}', b"[" * 3000]
 )
 def test_nonsense_is_rejected_or_unknown_and_never_stops_the_next_frame(payload):
-    rows, pipeline = rows_from([[*FRAMES[:3], *((TEXT, n, NOW, payload) for n in range(3)), (TEXT, 0, NOW, spot(5))]])
+    rows, pipeline = rows_from([[*FRAMES[: len(SPECS)], *((TEXT, n, NOW, payload) for n in range(3)), (TEXT, 0, NOW, spot(5))]])
     assert len(rows["trades"]) == 1
     assert len(rows["rejected"]) + sum(pipeline.out.unknown.values()) >= 1
 
@@ -183,7 +275,7 @@ def test_nonsense_is_rejected_or_unknown_and_never_stops_the_next_frame(payload)
 def test_a_source_declared_anew_as_one_nobody_knows_is_passed_over_at_once():
     unknown = msgspec.json.encode(FeedSpec(name="new", provider="from-the-future"))
     rows, pipeline = rows_from(
-        [[*FRAMES[:3], (TEXT, 0, NOW, spot(1)), (SOURCE, 0, NOW, unknown), (TEXT, 0, NOW, spot(2))]]
+        [[*FRAMES[: len(SPECS)], (TEXT, 0, NOW, spot(1)), (SOURCE, 0, NOW, unknown), (TEXT, 0, NOW, spot(2))]]
     )
     assert len(rows["trades"]) == 1
     assert 0 not in pipeline.sources

@@ -62,6 +62,10 @@ class Texts:
     def name(self, id_: int) -> str:
         return self._names[id_]
 
+    def names(self) -> list[str]:
+        """Every text in the order of ids: a copy."""
+        return self._names.copy()
+
     def _add(self, text: str) -> int:
         encoded = self._escape(text)
         if len(encoded) > (TEXT_BYTES_MAX if self._unique else VARCHAR_BYTES_MAX):
@@ -235,9 +239,10 @@ class Output:
         self.spellings = Spellings()
         self.counters = np.full(16, NOTHING, np.int64)  # by scope: the connection's count of messages, see sequence()
         self._scopes = 0
-        self._spaces: dict[tuple[int, str], int] = {}
+        self.spaces: dict[tuple[int, str], int] = {}
         self.batches = {name: Batch(table) for name, table in TABLES.items()}
         self.unknown: dict[tuple[str, str], int] = {}  # (feed, what) → how often
+        self.kept: dict[tuple[str, int], dict[str, dict[str, int]]] = {}  # (feed, connection) → see Scope.kept
 
     def counts(self) -> list[int]:
         return [len(batch) for batch in self.batches.values()]
@@ -254,7 +259,7 @@ class Output:
 
     def space(self, scope: int, name: str) -> int:
         """The number of a scope's spellings of one kind."""
-        return self._spaces.setdefault((scope, name), len(self._spaces) + 1)
+        return self.spaces.setdefault((scope, name), len(self.spaces) + 1)
 
 
 UNKNOWN_NAMES_MAX = 256  # distinct unknown message or field names counted per pipeline; the rest count as "other"
@@ -345,6 +350,10 @@ class Scope:
     def opened(self) -> None:
         """A new connection: its counters start over."""
         self.out.counters[self.counter] = NOTHING
+
+    def kept(self, name: str) -> dict[str, int]:
+        """What a decoder must know of frames before: the only place for it, as snapshots hold it and nothing else."""
+        return self.out.kept.setdefault((self.feed, self.connection), {}).setdefault(name, {})
 
     # What templates (core/templates.py) look up: a feed teaches it what its decoder has read.
 

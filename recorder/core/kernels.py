@@ -81,6 +81,8 @@ class TradeState:
         ]
     )  # fmt: skip
 
+    ARRAYS = ("scalars", "ids", "buckets", "returns", "sizes")
+
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
         self.known = 0
@@ -101,14 +103,17 @@ class TradeState:
     def add(self, id_kind: int, zone: int) -> None:
         """One more series, whose id is the number of those before it."""
         if self.known == len(self.scalars):
-            old = self.scalars, self.ids, self.buckets, self.returns, self.sizes
-            self._allocate(2 * len(self.scalars))
-            new = self.scalars, self.ids, self.buckets, self.returns, self.sizes
-            for before, after in zip(old, new, strict=True):
-                after[: len(before)] = before
+            self.grow()
         self.scalars[self.known]["id_kind"] = id_kind
         self.scalars[self.known]["zone"] = zone
         self.known += 1
+
+    def grow(self) -> None:
+        """Room for twice as many series."""
+        old = [getattr(self, name) for name in self.ARRAYS]
+        self._allocate(2 * len(self.scalars))
+        for name, before in zip(self.ARRAYS, old, strict=True):
+            getattr(self, name)[: len(before)] = before
 
 
 @njit(cache=True, nogil=True)

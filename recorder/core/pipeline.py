@@ -11,20 +11,39 @@ import numpy as np
 
 from recorder.core import observations
 from recorder.core.batch import Output, Rows, Scope
+from recorder.core.coverage import BY_ID, BY_NOTHING, BY_SEQUENCE, CHANNELS, Coverage
 from recorder.core.encode import Dictionary, Sealed, merge_rows, sort_rows
 from recorder.core.frames import BINARY, CLOSED, OBSERVED, OPENED, SOURCE, Frames
 from recorder.core.kernels import IDS_CONTIGUOUS, IDS_OPAQUE, QUOTES_NUMBERED, Kernels
+from recorder.core.snapshot import (
+    Content,
+    Snapshot,
+    SourceState,
+    kernels_state,
+    restore_kernels,
+    restore_texts,
+)
 from recorder.core.templates import Matcher
 from recorder.values.config import KernelsConfig
 from recorder.values.errors import FrameError, RecorderError
-from recorder.values.feed import Feed, FeedSpec
+from recorder.values.feed import MINUTE, Capability, Feed, FeedSpec
 from recorder.values.schedule import day_boundaries
-from recorder.values.tables import DUPLICATE, GAP_OPEN, GAP_TRADE_ID, GAPS, QUOTES, TRADES
+from recorder.values.schema import TEXT_NULL
+from recorder.values.tables import (
+    DUPLICATE,
+    GAP_OPEN,
+    GAP_TIME,
+    GAP_TRADE_ID,
+    GAPS,
+    QUOTES,
+    REJECTED,
+    TRADES,
+)
 
 HELD_BACK = (TRADES.name, QUOTES.name)  # the tables with many rows a second
 HELD_ROWS_MAX = 1024  # more in one ts_event are an auction or a snapshot: not worth a window's delay
 
-NO_RULES = (IDS_OPAQUE, 0)  # of a series that no feed has trades of
+NO_RULES = (IDS_OPAQUE, 0, *[BY_NOTHING] * len(CHANNELS))  # of a series that no feed declared
 
 Decode = Callable[[bytes, int], None]
 
@@ -59,14 +78,33 @@ class Pipeline:
         self.rows: dict[str, int] = {name: 0 for name in self.out.batches}
         self._make = make
         self._zones: dict[str, int] = {}
-        self._series_rules: dict[str, tuple[int, int]] = {}  # feed → (id kind, zone)
+        self._series_rules: dict[str, tuple[int, ...]] = {}  # feed → (id kind, zone, how channels are verified …)
         self.kernels = Kernels(settings)
+        self.coverage = Coverage(self.out)
+        self._minute = 0  # start of the minute of reception, the latest of any frame so far
+        self._computed: dict[str, list[Rows]] = {}  # rows that kernels have seen, for the next block
         self._held: dict[str, Rows] = {}  # rows handed over with the next block
         self._sealed_to = 0  # position of the last block: what was held back then is in the one after it
         self._matcher, self._templates = Matcher(self.out), templates
 
     def consume(self, frames: Frames) -> None:
         """Decode frames in order; a bad one is counted, recorded in ``rejected`` and passed over."""
+        while frames.count and int(frames.ts_recv.max()) >= self._minute + MINUTE:
+            first = int(np.argmax(frames.ts_recv >= self._minute + MINUTE))
+            self._consume(frames.part(0, first))
+            self.write_coverage()
+            self.coverage.clear()
+            ts_recv = int(frames.ts_recv[first])
+            self._minute = ts_recv - ts_recv % MINUTE
+            frames = frames.part(first, frames.count)
+        self._consume(frames)
+
+    def write_coverage(self) -> None:
+        """Entries of the minute of reception so far; the same again, with more in them, when the minute is over."""
+        self._run_kernels()
+        self.coverage.write(self._minute)
+
+    def _consume(self, frames: Frames) -> None:
         at, count = 0, frames.count
         while at < count:
             at, last = self._matcher.match(frames, at)
@@ -142,7 +180,7 @@ class Pipeline:
             self._zones[zone] = self.kernels.add_zone(day_boundaries(zone))
         kind = IDS_CONTIGUOUS if capability.trade_ids == "contiguous" else IDS_OPAQUE
         kind |= QUOTES_NUMBERED if capability.overlap else 0
-        self._series_rules[spec.name] = (kind, self._zones[zone])
+        self._series_rules[spec.name] = (kind, self._zones[zone], *_verification(capability))
         scope = self.out.scope(spec.name, spec.connection)
         decode, templates = feed.decoder(scope), None
         if self._templates and hasattr(feed, "templates"):
@@ -156,7 +194,9 @@ class Pipeline:
     @property
     def pending(self) -> int:
         """Rows collected and not handed over yet."""
-        return sum(len(batch) for batch in self.out.batches.values()) + sum(len(r.rows) for r in self._held.values())
+        computed = sum(len(part.rows) for parts in self._computed.values() for part in parts)
+        held = sum(len(rows.rows) for rows in self._held.values())
+        return sum(len(batch) for batch in self.out.batches.values()) + computed + held
 
     def seal(self, hold: bool = False) -> Sealed:
         """Run the kernels over what was collected and hand it over, each table sorted by ts_event.
@@ -165,12 +205,12 @@ class Pipeline:
               block that begins where the one before ended is merged by the server instead of appended, which at
               10,000 trades/s took twice the CPU and two to three times the latency.
         """
-        self._know_series()
+        self._run_kernels()
         tables: list[Rows] = []
         held, self._held = self._held, {}
-        for name, batch in self.out.batches.items():
-            fresh = self._compute(name, batch.seal()) if len(batch) else None
-            parts = [rows for rows in (held.get(name), fresh) if rows is not None and len(rows.rows)]
+        computed, self._computed = self._computed, {}
+        for name in self.out.batches:
+            parts = [rows for rows in (held.get(name), *computed.get(name, ())) if rows is not None and len(rows.rows)]
             if not parts:
                 continue
             rows = sort_rows(merge_rows(parts))
@@ -181,6 +221,13 @@ class Pipeline:
         reached, self._sealed_to = self._sealed_to if self._held else self.position, self.position
         return Sealed(reached, tuple(tables), Dictionary.of(self.out))
 
+    def _run_kernels(self) -> None:
+        """Over what was collected, in the order it was received: where this is called changes no row."""
+        self._know_series()
+        for name, batch in self.out.batches.items():
+            if len(batch):
+                self._computed.setdefault(name, []).append(self._compute(name, batch.seal()))
+
     def _compute(self, name: str, sealed: Rows) -> Rows:
         """What kernels add to fresh rows, and which of them are not to be stored again."""
         rows = sealed.rows
@@ -188,6 +235,10 @@ class Pipeline:
             self._add_gaps(self.kernels.trades(rows))
         elif name == QUOTES.name:
             self.kernels.quotes(rows)
+        elif name in (GAPS.name, REJECTED.name):
+            self._account(name, rows)
+        if name in CHANNELS:
+            self.coverage.rows(name, rows)
         if name in HELD_BACK:
             repeated = (rows["flags"] & DUPLICATE) != 0
             if repeated.any():
@@ -195,6 +246,18 @@ class Pipeline:
                 rows = rows[~repeated]
         self.rows[name] += len(rows)
         return Rows(sealed.table, rows, sealed.varchar_heap, sealed.varchar_offsets)
+
+    def _account(self, name: str, rows: np.ndarray) -> None:
+        """What is missing or did not fit goes into the ledger."""
+        if name == REJECTED.name:
+            series, channel = self.out.series.id, self.out.texts.id("*")
+            for feed, ts_event in rows[["feed", "ts_event"]].tolist():
+                self.coverage.tell(series(self.out.texts.name(feed), "*"), channel, ts_event, 0, 1, TEXT_NULL)
+            return
+        fresh = rows[(rows["status"] == GAP_OPEN) & (rows["kind"] != GAP_TIME)]
+        columns = ["series", "channel", "ts_event", "missing", "cause"]
+        for series_id, channel, ts_event, missing, cause in fresh[columns].tolist():
+            self.coverage.tell(series_id, channel, ts_event, max(missing, 0), 0, cause)
 
     def _hold_back(self, name: str, rows: Rows, before: Rows | None) -> Rows:
         """Put the rows of the newest ts_event aside, unless they are all, too many, or held back already."""
@@ -210,7 +273,9 @@ class Pipeline:
     def _know_series(self) -> None:
         state, keys = self.kernels.state, self.out.series.keys
         while state.known < len(keys):
-            state.add(*self._series_rules.get(keys[state.known][0], NO_RULES))
+            kind, zone, *verify = self._series_rules.get(keys[state.known][0], NO_RULES)
+            state.add(kind, zone)
+            self.coverage.add_series(tuple(verify))
 
     def _add_gaps(self, gaps: np.ndarray) -> None:
         """Gaps found by the kernels become rows of this same block: GAPS comes after TRADES among the batches."""
@@ -221,7 +286,56 @@ class Pipeline:
                 ts_event, ts_recv, series, text("trades"), kind, from_id, to_id, missing, span, text(cause), GAP_OPEN, 0
             )
 
+    def snapshot(self) -> Snapshot:
+        """State after the last frame consumed. Only right after ``seal()``: rows handed over are not in it."""
+        assert not self.pending, "a snapshot is taken when every row has been handed over"
+        by_scope = {source.scope.counter: number for number, source in self.sources.items()}
+        sources = [
+            SourceState(number, source.spec, int(self.out.counters[source.scope.counter]))
+            for number, source in self.sources.items()
+        ]
+        content = Content(
+            position=self.position,
+            minute=self._minute,
+            texts=self.out.texts.names(),
+            series=list(self.out.series.keys),
+            zones=list(self._zones),
+            rules={feed: list(rules) for feed, rules in self._series_rules.items()},
+            sources=sources,
+            kept=[(*key, {name: dict(values) for name, values in kept.items()}) for key, kept in self.out.kept.items()],
+            kernels=kernels_state(self.kernels),
+            coverage=self.coverage.state(),
+        )
+        spaces = {space: (by_scope.get(scope, -1), name) for (scope, name), space in self.out.spaces.items()}
+        return Snapshot(content, self.out.spellings.memories(), spaces)
+
+    def restore(self, content: Content) -> None:
+        """Go on from a snapshot; of a pipeline that has seen nothing yet."""
+        restore_texts(self.out, content)
+        for zone in content.zones:
+            self._zones[zone] = self.kernels.add_zone(day_boundaries(zone))
+        self._series_rules = {feed: tuple(rules) for feed, rules in content.rules.items()}
+        restore_kernels(self.kernels, content.kernels)
+        self.coverage.restore(content.coverage)
+        for state in content.sources:
+            self._declare(state.number, msgspec.json.encode(state.spec))
+            source = self.sources.get(state.number)
+            if source is not None:
+                self.out.counters[source.scope.counter] = state.counter
+                for kind, spelling, number in state.memories:
+                    self.out.spellings.recall(source.scope.space(kind), spelling, number)
+        self._minute = content.minute
+        self.position = self._sealed_to = content.position
+
     def warm(self) -> None:
         """Compile, or load from the cache, all that frames and blocks need: seconds that no frame should wait for."""
         self.kernels.warm()
+        self.coverage.warm()
         self._matcher.warm()
+
+
+def _verification(capability: Capability) -> list[int]:
+    """How rows of each channel are verified, BY_…"""
+    if capability.loss_detector == "sequence" and capability.scope == "connection":
+        return [BY_SEQUENCE] * len(CHANNELS)
+    return [BY_ID if capability.trade_ids == "contiguous" and name == TRADES.name else BY_NOTHING for name in CHANNELS]

@@ -6,6 +6,9 @@ theirs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 from numba import njit
 
@@ -81,6 +84,19 @@ def _place(slots, heap, entries, first, count):
         slots[slot] = row
 
 
+@dataclass(frozen=True)
+class Memories:
+    """The numbers put down for spellings: copied on the event loop, read by the thread that writes a snapshot."""
+
+    entries: np.ndarray
+    heap: bytes
+
+    def items(self) -> Iterator[tuple[int, bytes, int]]:
+        """(space, spelling, number) of each."""
+        for space, start, length, *_, number in self.entries[self.entries[:, MEMORY] != NOTHING].tolist():
+            yield space, self.heap[start : start + length], number
+
+
 class Spellings:
     """A hash table over spaces: a space holds one connection's spellings of one kind, such as its symbols.
 
@@ -131,6 +147,16 @@ class Spellings:
         row = self._rows.get((space, spelling))
         number = NOTHING if row is None else int(self.entries[row, MEMORY])
         return None if number == NOTHING else number
+
+    def recall(self, space: int, spelling: bytes, number: int) -> None:
+        """Put a number of a snapshot down, for a spelling that is yet to be taught."""
+        if (space, spelling) not in self._rows:
+            self._add(space, spelling)
+        self.remember(space, spelling, number)
+
+    def memories(self) -> Memories:
+        """Every number that was put down, as they are now: a copy that may be read later."""
+        return Memories(self.entries[: len(self._rows)].copy(), self.heap[: self._used].tobytes())
 
     def _add(self, space: int, spelling: bytes) -> int:
         row, padded = len(self._rows), -(-len(spelling) // 8) * 8

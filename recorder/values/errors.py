@@ -41,6 +41,10 @@ class JournalLocked(RecorderError):
     """Another process, or another journal of this one, holds the directory."""
 
 
+class SnapshotError(RecorderError):
+    """A snapshot of the pipeline's state that cannot be read, or is of another version."""
+
+
 class DatabaseError(RecorderError):
     """QuestDB could not be had, started, reached, or refused a statement."""
 

@@ -88,18 +88,23 @@ def _time(t: Any, ts_recv: int) -> int:
     return ts
 
 
+Halted = dict[str, int]  # symbol → 1; of these, trades are left to the decoder, which flags them
+
+
 class _Series(dict[str, int]):
     """Alpaca's name → series id, found when a name is first seen. Raises FrameError for what is no name."""
 
     def __init__(self, scope: Scope, canonical: Callable[[str], str]) -> None:
         self._scope, self._canonical = scope, canonical
+        self._halted = scope.kept("halted")
 
     def __missing__(self, name: str) -> int:
         try:
             number = self[name] = self._scope.series(self._canonical(name))
         except SymbolError as error:
             raise FrameError(str(error)) from None
-        self._scope.teach("series", name, number)
+        if name not in self._halted:
+            self._scope.teach("series", name, number)
         return number
 
 
@@ -213,7 +218,7 @@ def templates_of(scope: Scope, crypto: bool, packed: bool) -> Templates:
 
 def rows_of(scope: Scope, canonical: Callable[[str], str]) -> dict[Any, Store]:
     """Type of message → what stores it."""
-    series, sales, halted = _Series(scope, canonical), _Sales(scope), set[str]()
+    series, sales, halted = _Series(scope, canonical), _Sales(scope), scope.kept("halted")
     places = _Places(scope, "exchange", "bid_exchange", "ask_exchange")
 
     def success(message: Success, ts_recv: int) -> None:
@@ -242,13 +247,13 @@ def past_rows(scope: Scope, channel: str, series: Mapping[str, int]) -> Store:
     """What stores trades or quotes of history: the same rows as the stream's, flagged. Of halts it knows nothing."""
     if channel == "quotes":
         return _quote_rows(scope, series, _Places(scope, "bid_exchange", "ask_exchange"), BACKFILLED)
-    row = _trade_rows(scope, series, _Places(scope, "exchange"), _Sales(scope), set(), BACKFILLED)
-    corrected = _trade_rows(scope, series, _Places(scope, "exchange"), _Sales(scope), set(), BACKFILLED | CORRECTED)
+    row = _trade_rows(scope, series, _Places(scope, "exchange"), _Sales(scope), {}, BACKFILLED)
+    corrected = _trade_rows(scope, series, _Places(scope, "exchange"), _Sales(scope), {}, BACKFILLED | CORRECTED)
     return lambda trade, ts_recv: (corrected if trade.u == "corrected" else row)(trade, ts_recv)
 
 
 def _trade_rows(
-    scope: Scope, series: Mapping[str, int], places: _Places, sales: _Sales, halted: set[str], always: int = 0
+    scope: Scope, series: Mapping[str, int], places: _Places, sales: _Sales, halted: Halted, always: int = 0
 ) -> Store:
     """``always``: flags of every row."""
     append, varchar = scope.trades.append, scope.trades.varchar
@@ -365,7 +370,7 @@ def _bar_rows(scope: Scope, series: _Series, timeframe: str, flags: int) -> Stor
     return row
 
 
-def _status_rows(scope: Scope, series: _Series, halted: set[str]) -> Store:
+def _status_rows(scope: Scope, series: _Series, halted: Halted) -> Store:
     append, text, varchar = scope.statuses.append, scope.text, scope.statuses.varchar
 
     def row(message: Status, ts_recv: int) -> None:
@@ -374,10 +379,10 @@ def _status_rows(scope: Scope, series: _Series, halted: set[str]) -> Store:
             text(message.rc or None), varchar(message.rm), _NAN, _NAN, text(message.z or None),
         )  # fmt: skip
         if message.sc in _HALTS:
-            halted.add(message.S)
+            halted[message.S] = 1
             scope.forget("series", message.S)  # its rows have a flag that templates do not know
         elif message.sc in _RESUMES:
-            halted.discard(message.S)
+            halted.pop(message.S, None)
             scope.teach("series", message.S, series[message.S])
 
     return row

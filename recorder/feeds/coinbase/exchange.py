@@ -164,8 +164,8 @@ def decoder(scope: Scope, canonical: Callable[[str], str]) -> Callable[[bytes, i
     reader = Reader(EXCHANGE, "type", scope.unknown, CONTROL)
     add_trade, add_quote = scope.trades.append, scope.quotes.append
     series_of: dict[str, int] = {}
-    last_ids: dict[str, int] = {}  # product → newest trade seen; of most products templates keep it, see last_id()
-    promised: dict[str, int] = {}  # product → what the heartbeat before named, if we had not seen it
+    last_ids = scope.kept("last_ids")  # product → newest trade seen; of most products templates keep it, see last_id()
+    promised = scope.kept("promised")  # product → what the heartbeat before named, if we had not seen it
 
     def series(product: str) -> int:
         number = series_of[product] = scope.series(canonical(product))
