@@ -267,7 +267,9 @@ def test_a_source_that_was_never_declared_is_passed_over():
     "payload", [b"", b"null", b"[]", b"{}", b"\xff\xfe", b"0" * 5000, b'{"stream":1}', b"[" * 3000]
 )
 def test_nonsense_is_rejected_or_unknown_and_never_stops_the_next_frame(payload):
-    rows, pipeline = rows_from([[*FRAMES[: len(SPECS)], *((TEXT, n, NOW, payload) for n in range(3)), (TEXT, 0, NOW, spot(5))]])
+    rows, pipeline = rows_from(
+        [[*FRAMES[: len(SPECS)], *((TEXT, n, NOW, payload) for n in range(3)), (TEXT, 0, NOW, spot(5))]]
+    )
     assert len(rows["trades"]) == 1
     assert len(rows["rejected"]) + sum(pipeline.out.unknown.values()) >= 1
 

@@ -39,7 +39,7 @@ with tempfile.TemporaryDirectory() as folder:
     numbers = [journal.source(spec) for spec in SPECS]
     for kind, source, ts, payload in FRAMES:
         if kind != frames.SOURCE:
-            journal.append(numbers[source], kind, ts, payload)
+            journal.append(numbers[source] if source < len(numbers) else source, kind, ts, payload)
     chunk = np.frombuffer(FRAMES[-1][3], np.uint8)
     arrays = np.zeros(4, np.int64), np.full(4, len(chunk), np.int64), np.ones(4, np.uint8)
     journal.append_frames(numbers[0], time.time_ns(), chunk, *arrays, 4)

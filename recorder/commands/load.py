@@ -45,6 +45,7 @@ class Load:
 
     def finish(self, timeout_s: float) -> None:
         """Send the rest and wait until all of it is queryable. Raises DatabaseError when it is not in time."""
+        self.pipeline.write_coverage()
         if self.pipeline.pending:
             self._submit()
         if not self.sink.drain(timeout_s):

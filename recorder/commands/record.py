@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import time
@@ -21,6 +22,7 @@ from recorder.shell.database import Database
 from recorder.shell.engine import Engine
 from recorder.shell.journal import Journal
 from recorder.shell.sink import Sink
+from recorder.shell.snapshots import Snapshots
 from recorder.values.config import Config, credentials
 from recorder.values.errors import ConfigError, JournalFull, RecorderError
 from recorder.values.feed import HOUR, SECOND, Feed, FeedSpec
@@ -32,6 +34,7 @@ FEED_RETRY_S = 30.0  # after something unforeseen, such as a calendar that canno
 VIEWS_TIMEOUT_S = 5.0  # for bars to follow when stopping: who stops a recorder wants it to end
 DATABASE_RETRY_S = 5.0  # between tries to start or reach the database: frames are journalled meanwhile
 SUPERVISE_S = 1.0
+CLOCK_S = 1.0  # without a frame, after which one of the clock is journalled
 CALENDAR_NS = 12 * HOUR  # the calendar is asked again this often: exchanges close on short notice
 SLEEP_MAX_S = 3600.0  # the clock is looked at again at least this often: clocks are set, machines are suspended
 
@@ -98,23 +101,19 @@ class Recording:
             keep_gb=self.config.journal.keep_gb,
             log=self.log.info,
         )
-        self.pipeline = Pipeline(self.config.kernels, make)
+        self.snapshots = Snapshots(self.config.journal.dir, self.log.warning)
+        self.pipeline, stored = self.snapshots.resume(self.journal, lambda: Pipeline(self.config.kernels, make))
         for module in (frames, websocket_frames, histogram, encode, self.pipeline):
             module.warm()  # nothing is compiled once frames arrive
-        self._resume()
-        self.engine = Engine(self.journal, self.pipeline, self.config.batch)
+        behind = self.journal.end - self.pipeline.position
+        if behind:
+            self.log.info("journal.resumed", position=self.pipeline.position, bytes=behind)
+        self.engine = Engine(self.journal, self.pipeline, self.config.batch, self.snapshots, stored)
         gc.collect()
         gc.freeze()  # what exists now lives as long as the process: the collector need not look at it again
         self._spawn(self._keep_database())
+        self._clock = asyncio.create_task(self._keep_clock())
         self.set_feeds(self.config.feeds)
-
-    def _resume(self) -> None:
-        """Continue at the position QuestDB had applied; what was journalled after it is decoded again."""
-        self.pipeline.consume(self.journal.declarations(self.journal.released))
-        self.pipeline.position = self.journal.released
-        behind = self.journal.end - self.journal.released
-        if behind:
-            self.log.info("journal.resumed", position=self.journal.released, bytes=behind)
 
     def set_feeds(self, specs: tuple[FeedSpec, ...]) -> None:
         """Start what is new, stop what is gone or changed, leave the others alone.
@@ -237,6 +236,16 @@ class Recording:
                 run.reconnects_before += sum(c.reconnects for c in run.connections)
                 run.connections = []
 
+    async def _keep_clock(self) -> None:
+        """Time enters the pipeline by frames only: when none comes for a second, a frame says that time went on."""
+        while True:
+            end = self.journal.end
+            await asyncio.sleep(CLOCK_S)
+            if self.journal.end == end:
+                with contextlib.suppress(JournalFull):
+                    self.journal.append(NO_SOURCE, frames.CLOCK, time.time_ns(), b"")
+                    self.engine.wake()
+
     async def _keep_database(self) -> None:
         """Start or reach QuestDB, apply the schema, start loading; then see that an embedded server stays alive."""
         told = ""
@@ -289,6 +298,9 @@ class Recording:
         """
         await asyncio.gather(*(self._drop(run) for run in self.feeds.values()))
         self.feeds.clear()
+        self._clock.cancel()
+        if not self.engine.stored:
+            self.pipeline.write_coverage()  # of the minute begun; should recording go on within it, these are replaced
         if self.sink is not None:
             drain = self.engine.drain(DRAIN_TIMEOUT_S)
             await wait_first(drain, *([hurry.wait()] if hurry is not None else []), timeout_s=None)
@@ -300,7 +312,10 @@ class Recording:
         self.engine.stop()
         if self.sink is not None:
             await asyncio.to_thread(self.sink.close)
-        if not drained:
+        await asyncio.to_thread(self.snapshots.close)
+        if drained:
+            await asyncio.to_thread(self.engine.keep)
+        else:
             self.log.warning(
                 "journal.kept", bytes=self.journal.end - self.engine.released,
                 reason="not queryable yet; the next start loads it", database=self.database_state,

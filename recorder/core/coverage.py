@@ -175,7 +175,11 @@ class Coverage:
     def warm(self) -> None:
         """Compile, or load from the cache, for each table's rows."""
         for table in (TRADES, QUOTES, BARS):
-            self.rows(table.name, np.zeros(0, table.dtype))
+            rows = np.zeros(2, table.dtype)  # of one or none a column would be contiguous: another type
+            count_rows(
+                rows["series"], rows["ts_event"], rows["flags"], 0, np.zeros_like(self.verify),
+                np.zeros_like(self.slots), np.zeros_like(self.known), np.empty((2, COLUMNS), np.int64),
+            )  # fmt: skip
 
 
 NOTHING_TOLD = Told()

@@ -14,6 +14,7 @@ from recorder.core.encode import Sealed
 from recorder.core.frames import Frames
 from recorder.core.histogram import Histogram
 from recorder.core.pipeline import Pipeline
+from recorder.shell.snapshots import Snapshots
 from recorder.values.config import BatchConfig
 
 READ_BYTES = 128 << 10  # decoded at a stretch: about 1 ms, so that sockets are read in between
@@ -28,6 +29,8 @@ class FrameSource(Protocol):
 
     @property
     def end(self) -> int: ...
+    @property
+    def synced(self) -> int: ...
     def read(self, position: int, bytes_max: int) -> Frames | None: ...
     def release(self, position: int) -> None: ...
 
@@ -50,16 +53,30 @@ class Engine:
     """Consumes the journal at its own pace. Reception never waits for it, it waits for the sink in bounded memory.
 
     At most ``rows_max`` rows are collected; when the sink has no room the rest stays in the journal.
+
+    snapshots  what keeps the pipeline's state; a position is then released to the journal once it is kept there.
+               None: once it is applied
+    stored     rows of frames up to this position are in the database already: they are decoded for the state alone
     """
 
-    def __init__(self, journal: FrameSource, pipeline: Pipeline, batch: BatchConfig) -> None:
+    def __init__(
+        self,
+        journal: FrameSource,
+        pipeline: Pipeline,
+        batch: BatchConfig,
+        snapshots: Snapshots | None = None,
+        stored: int = 0,
+    ) -> None:
         self.pipeline = pipeline
+        self.stored = stored
         self.decoded = Histogram()  # receive → decoded, per frame
         self.queryable = Histogram()  # receive → applied, per row, by the first row of its block
         self.rows_queryable = 0
-        self.released = pipeline.position
+        self.released = pipeline.position  # applied in the database
         self.sealed_position = pipeline.position
-        self._journal, self._batch = journal, batch
+        self._journal, self._batch, self._snapshots = journal, batch, snapshots
+        if snapshots is not None:
+            snapshots.saved = journal.release
         self._sink: Sink | None = None
         self._loop = asyncio.get_running_loop()
         self._pumping = False
@@ -106,6 +123,9 @@ class Engine:
 
     def _pump(self) -> None:
         self._pumping = False
+        if self.pipeline.position < self.stored:
+            self._rebuild()
+            return
         if self._sink is None:
             return
         if self.pipeline.pending >= self._batch.rows_max and not self._seal():
@@ -120,6 +140,20 @@ class Engine:
                 self.wake()
         if self._window is None and (self.pipeline.pending or self.pipeline.position > self.sealed_position):
             self._window = self._loop.call_later(self._batch.window_ms / 1000, self._on_window)
+
+    def _rebuild(self) -> None:
+        """Decode what is stored already, for the state it leaves: a stretch at a time, beside reception."""
+        frames = self._journal.read(self.pipeline.position, min(READ_BYTES, self.stored - self.pipeline.position))
+        if frames is None or not frames.count:
+            self.stored = 0  # the journal ends before
+        else:
+            self.pipeline.consume(frames)
+        if self.pipeline.position < self.stored:
+            self.pipeline.seal()
+        else:
+            self.stored = 0  # the last stretch may reach further: its rows are handed over once more
+            self.released = self.sealed_position = self.pipeline.position
+        self.wake()
 
     def _on_window(self) -> None:
         """The deadline of the rows collected: seal them, or in a busy feed collect a few windows more.
@@ -144,7 +178,10 @@ class Engine:
                 self._window = self._loop.call_later(RETRY_S, self._on_window)
             return False
         self._collected_s = 0.0
-        sealed = self.pipeline.seal(hold=True)
+        keep = self._snapshots is not None and self._snapshots.due(self.pipeline.pending)
+        sealed = self.pipeline.seal(hold=not keep)
+        if keep and self._snapshots is not None:
+            self._snapshots.take(self.pipeline)
         self.sealed_position = self.pipeline.position
         rows = sum(len(table.rows) for table in sealed.tables)
         self._in_flight.append(InFlight(sealed.position, rows, self._first_recv))
@@ -171,9 +208,17 @@ class Engine:
             self.rows_queryable += block.rows
             if block.rows:
                 self.queryable.add(np.array([block.first_recv]), now, block.rows)
-        if position > self.released:
-            self.released = position
-            self._journal.release(position)
+        self.released = max(self.released, position)
+        if self._snapshots is not None:
+            self._snapshots.applied(self.released, self._journal.synced)
+        else:
+            self._journal.release(self.released)
+
+    def keep(self) -> None:
+        """Keep the state as it is now that everything is applied, so that the next start decodes nothing again."""
+        if self._snapshots is not None:
+            self.pipeline.seal()
+            self._snapshots.write_guarded(self.pipeline.snapshot())
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until everything journalled is queryable; False when ``timeout_s`` was not enough."""
