@@ -1,4 +1,4 @@
-"""``recorder simulate``: recordings or a synthetic market, served as the providers' own WebSockets."""
+"""``recorder simulate``: recordings or a synthetic market, served as the providers' own WebSockets and history."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def add(subparsers: Any) -> None:
         "simulate",
         help="serve a journal or capture as the provider's own WebSocket",
         description="Prints one line a provider, its name and its address, then serves until stopped (SIGINT, "
-        "SIGTERM). Put the address into `url` of a feed in config.toml.",
+        "SIGTERM). Put the address into `url` of a feed in config.toml. What a synthetic market has traded is also "
+        "served as the provider's history: `rest_url` is http://HOST:PORT/PROVIDER with the same host and port.",
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", help="journals, segments or captures to serve")
     parser.add_argument("--speed", default="1", metavar="N", help="of recordings: 1 (default), 10, … or max")

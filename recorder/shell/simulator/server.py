@@ -20,9 +20,10 @@ from recorder.shell.captures import Capture, merge
 from recorder.shell.simulator.client import Client, frame_bytes
 from recorder.shell.simulator.faults import Faults
 from recorder.shell.simulator.render import warm
+from recorder.shell.simulator.rest import Answer
 from recorder.shell.simulator.truth import VenueTruth
 from recorder.shell.simulator.venue import MESSAGE_BYTES_MAX, Conversation, Venue
-from recorder.shell.simulator.venues import CONVERSATIONS, default_path, make_venue, venue_key
+from recorder.shell.simulator.venues import CONVERSATIONS, default_path, make_rest, make_venue, venue_key
 from recorder.values.errors import ConfigError, RecorderError, nearest
 
 PORTS = range(20_000, 30_000)
@@ -41,6 +42,7 @@ class _Stage:
     def __init__(self, venue: Venue, conversation: type[Conversation], capture: Capture | None) -> None:
         self.venue, self.conversation, self.capture = venue, conversation, capture
         self.truth = VenueTruth(venue.symbols, venue.size_digits)
+        self.rest = make_rest(venue)
         self.faults = Faults()
         self.clients: list[Client] = []
         self.arrived = asyncio.Event()  # somebody has subscribed at least once
@@ -50,7 +52,7 @@ class _Stage:
 
 
 class Simulator:
-    """Serve providers' WebSockets on one port; each under its own path, see ``url``.
+    """Serve providers' WebSockets and history on one port; each under its own path, see ``url`` and ``rest_url``.
 
     providers  of coinbase, coinbase-advanced, binance, binance-usdm, kraken, alpaca
     port       0: a free one of PORTS
@@ -114,6 +116,10 @@ class Simulator:
     def url(self, provider: str) -> str:
         """Where to connect for this provider; put it into ``url`` of a feed."""
         return f"ws://{self.host}:{self.port}/{provider}{default_path(self._stages[provider].venue)}"
+
+    def rest_url(self, provider: str) -> str:
+        """Where this provider's history is; put it into ``rest_url`` of a feed."""
+        return f"http://{self.host}:{self.port}/{provider}"
 
     def symbols(self, provider: str) -> tuple[str, ...]:
         """Canonical symbols that trade there."""
@@ -201,7 +207,11 @@ class Simulator:
         found = self._route(request.path)
         if found is None:
             return connection.respond(http.HTTPStatus.NOT_FOUND, f"known here: {', '.join(self._stages)}\n")
-        stage = found[0]
+        stage, path = found
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            none = Answer(404, {"message": "a recording has no history"})
+            plain = stage.rest.answer(path, dict(request.headers.raw_items())) if stage.capture is None else none
+            return plain.response()
         if stage.faults.refuse:
             stage.faults.refuse -= 1
             stage.truth.refused += 1
@@ -298,6 +308,7 @@ class Simulator:
         events[:, TS] = self._wall() - len(events) + np.arange(len(events))
         stage.truth.happened(events)
         stage.venue.happened(events)
+        stage.rest.happened(events)
         events, dropped = stage.faults.apply(events, stage.truth)
         for client in stage.clients:
             client.conversation.sequence += dropped  # where messages are numbered, a lost one leaves a hole
@@ -390,6 +401,10 @@ class Simulator:
     def live(self, provider: str, seconds: float | None) -> None:
         """Cut connections of this age, to the second, as Binance does at 24 hours; None: never."""
         self._stages[provider].life_s = seconds
+
+    def fail_http(self, provider: str, status: int = 503, count: int = 1) -> None:
+        """Answer the next requests for history with this HTTP status."""
+        self._stages[provider].rest.failing += [status] * count
 
     def fail(self, provider: str, code: int) -> None:
         """Answer the next request of every connected client with this error code (Alpaca's numbers)."""

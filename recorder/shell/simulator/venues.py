@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from recorder.shell.simulator import pages
 from recorder.shell.simulator.alpaca import Alpaca
+from recorder.shell.simulator.alpaca_pages import alpaca
 from recorder.shell.simulator.binance import Binance
 from recorder.shell.simulator.coinbase import Advanced, Exchange
 from recorder.shell.simulator.kraken import Kraken
+from recorder.shell.simulator.rest import Answer, Rest
 from recorder.shell.simulator.venue import Conversation, Venue
 from recorder.values.feed import FeedSpec
 from recorder.values.symbols import binance_name, pair_with
@@ -69,3 +72,16 @@ def default_path(venue: Venue) -> str:
     if venue.symbols and "-" in venue.symbols[0]:
         return "/v1beta3/crypto/us"
     return "/v1beta1/opra" if venue.symbols and len(venue.symbols[0]) >= 16 else "/v2/iex"
+
+
+def make_rest(venue: Venue) -> Rest:
+    """The provider's HTTP interface."""
+    if venue.key.startswith("binance"):
+        busy = Answer(429, {"code": -1003, "msg": "Too much request weight used; current limit is IP per minute."})
+        return Rest(venue, pages.binance, busy, pages.binance_weight, "X-MBX-USED-WEIGHT-1M")
+    if venue.key == "kraken":
+        return Rest(venue, pages.kraken, Answer(200, {"error": ["EGeneral:Too many requests"]}))
+    if venue.key == "alpaca":
+        return Rest(venue, alpaca, Answer(429, {"message": "too many requests."}))
+    page = pages.coinbase if venue.key == "coinbase" else pages.coinbase_advanced
+    return Rest(venue, page, Answer(429, {"message": "Public rate limit exceeded"}))

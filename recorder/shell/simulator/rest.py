@@ -1,0 +1,128 @@
+"""HTTP of the simulated providers: what is asked, how fast it may be asked, and how each says no."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+from websockets.datastructures import Headers
+from websockets.http11 import Response
+
+from recorder.core.market import QUOTE, TRADE
+from recorder.shell.simulator.past import Past
+from recorder.shell.simulator.venue import Venue
+
+# Weight that one client may spend in a window of so many seconds, as the providers say (Kraken's is not documented).
+LIMITS: Mapping[str, tuple[int, int]] = {
+    "coinbase": (10, 1),
+    "coinbase-advanced": (10, 1),
+    "binance": (6000, 60),
+    "binance-usdm": (2400, 60),
+    "binance-coinm": (2400, 60),
+    "kraken": (15, 15),
+    "alpaca": (200, 60),
+}
+SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A GET: the provider's own path, decoded; parameters, the last of equal names; headers by lower-case names."""
+
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``body`` is JSON text or what becomes it."""
+
+    status: int
+    body: Any
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def response(self) -> Response:
+        """For a connection that ends with it."""
+        body = (self.body if isinstance(self.body, str) else json.dumps(self.body, separators=(",", ":"))).encode()
+        headers = Headers({"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"})
+        headers.update(self.headers)
+        return Response(self.status, HTTPStatus(self.status).phrase, headers, body)
+
+
+class Refused(Exception):
+    """Raised by a provider's page for what it does not take; holds the answer."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+class Rest:
+    """One provider's HTTP interface.
+
+    page     (venue, trades, quotes, what is asked) → the answer; raises Refused
+    weight   of a path
+    limited  the answer to one who asks too fast, without its Retry-After
+    Rules of the venue: ``requests``, (weight, seconds) instead of LIMITS.
+    """
+
+    def __init__(
+        self,
+        venue: Venue,
+        page: Callable[[Venue, Past, Past, Asked], Answer],
+        limited: Answer,
+        weight: Callable[[str], int] = lambda path: 1,
+        used: str | None = None,
+    ) -> None:
+        self.failing: list[int] = []  # statuses to answer the next requests with, on command
+        self.requests = 0
+        self.trades, self.quotes = Past(TRADE), Past(QUOTE)
+        self._venue, self._page, self._limited, self._weight, self._used = venue, page, limited, weight, used
+        rule: Any = venue.rules.get("requests", LIMITS[venue.key])
+        self._most, seconds = rule
+        self._window_ns = int(seconds * SECOND_NS)
+        self._window, self._spent = 0, 0
+
+    def happened(self, events: np.ndarray) -> None:
+        """Remember events, delivered or not; quotes only where the provider sells their history."""
+        self.trades.add(events)
+        if self._venue.key == "alpaca":
+            self.quotes.add(events)
+
+    def answer(self, path: str, headers: Mapping[str, str]) -> Answer:
+        """Answer a GET of the provider's own ``path``, which has the parameters."""
+        self.requests += 1
+        if self.failing:
+            return Answer(self.failing.pop(0), {"message": "failed on command"}, {"Retry-After": "1"})
+        address = urlsplit(path)
+        query = {name: values[-1] for name, values in parse_qs(address.query, keep_blank_values=True).items()}
+        asked = Asked(unquote(address.path), query, {name.lower(): value for name, value in headers.items()})
+        now = self._venue.now()
+        if now // self._window_ns != self._window:
+            self._window, self._spent = now // self._window_ns, 0
+        self._spent += self._weight(asked.path)
+        used = {} if self._used is None else {self._used: str(self._spent)}
+        if self._spent > self._most:
+            wait = -(-((self._window + 1) * self._window_ns - now) // SECOND_NS)
+            return Answer(self._limited.status, self._limited.body, {"Retry-After": str(max(1, wait)), **used})
+        try:
+            answer = self._page(self._venue, self.trades, self.quotes, asked)
+        except Refused as refused:
+            answer = refused.answer
+        return Answer(answer.status, answer.body, {**answer.headers, **used})
+
+
+def whole(asked: Asked, name: str, default: int | None, refusal: Answer, low: int = 0, high: int = 1 << 62) -> int:
+    """A parameter that is a whole number between ``low`` and ``high``. Raises Refused, also without a default."""
+    text = asked.query.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not text.isdecimal() or not text.isascii() or len(text) > 19 or not low <= int(text) <= high:
+        raise Refused(refusal)
+    return int(text)
