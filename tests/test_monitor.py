@@ -40,6 +40,10 @@ def sink(**more: Any) -> Any:
     return SimpleNamespace(**{"down_s": 0.0, "last_error": "", "suspended": {}, **counters, **more})
 
 
+def watch(*problems: str, **judged_dead: int) -> Any:
+    return SimpleNamespace(problems=lambda: list(problems), judged_dead=judged_dead)
+
+
 def recording(**more: Any) -> Any:
     """A recording in which all is well, an hour after its start."""
     engine = SimpleNamespace(
@@ -50,6 +54,7 @@ def recording(**more: Any) -> Any:
     fields = {
         "feeds": {"cb": feed_run(connection())}, "database_state": "ready", "sink": sink(), "started": LONG_AGO,
         "engine": engine, "pipeline": pipeline, "journal": journal,
+        "watch": watch(),
     }  # fmt: skip
     return SimpleNamespace(**{**fields, **more})
 
@@ -86,6 +91,7 @@ def test_metrics_are_what_prometheus_reads_and_what_the_recording_counts(serve: 
             'odd "na\\me"': feed_run(),
         },
         sink=sink(rows_sent=11, retries=3),
+        watch=watch(cb=6),
     )
     of.pipeline.rows["trades"] = 5
     of.pipeline.out.unknown["cb", 'field "x"\n'] = 4
@@ -103,6 +109,7 @@ def test_metrics_are_what_prometheus_reads_and_what_the_recording_counts(serve: 
     }
     expected = {
         ("recorder_frames_total", "cb"): 7, ("recorder_reconnects_total", "cb"): 2,
+        ("recorder_feed_judged_dead_total", "cb"): 6,
         ("recorder_connections_ready", "cb"): 1, ("recorder_connections_wanted", "cb"): 2,
         ("recorder_connections_wanted", "odd \"na\\me\""): 0, ("recorder_rejected_frames_total", "cb"): 3,
         ("recorder_unknown_total", "cb", 'field "x"\n'): 4, ("recorder_rows_total", "trades"): 5,
@@ -161,6 +168,7 @@ JUST_STARTED = {"started": NOW - SECOND}
         ({"feeds": {"al": feed_run(skipped="set the key")}}, ""),
         ({"feeds": {"al": feed_run()}}, ""),  # outside of its session
         ({"feeds": {"al": feed_run(failed="no calendar")}}, "no calendar"),
+        ({"watch": watch("feed cb connection 0: judged dead")}, "judged dead"),
         ({"database_state": "port 9000 is taken"}, "port 9000 is taken"),
         ({"database_state": "starting", **JUST_STARTED}, ""),
         ({"sink": None, "database_state": "starting"}, "starting"),

@@ -23,6 +23,7 @@ from recorder.shell.engine import Engine
 from recorder.shell.journal import Journal
 from recorder.shell.sink import Sink
 from recorder.shell.snapshots import Snapshots
+from recorder.shell.watch import Watch
 from recorder.values.config import Config, credentials
 from recorder.values.errors import ConfigError, JournalFull, RecorderError
 from recorder.values.feed import HOUR, SECOND, Feed, FeedSpec
@@ -86,6 +87,7 @@ class Recording:
         self.database_error = ""  # why it could not be used, the last time
         self.sink: Sink | None = None
         self.started = time.time_ns()
+        self.watch = Watch(self, config, log)
         self._schedule_for, self._env = schedule_for, env
         self._tasks: set[asyncio.Task[None]] = set()
         self._gates: dict[str, Gate] = {}  # by provider
@@ -113,6 +115,8 @@ class Recording:
         gc.freeze()  # what exists now lives as long as the process: the collector need not look at it again
         self._spawn(self._keep_database())
         self._clock = asyncio.create_task(self._keep_clock())
+        if self.config.watch.enabled:
+            self._spawn(self.watch.run())
         self.set_feeds(self.config.feeds)
 
     def set_feeds(self, specs: tuple[FeedSpec, ...]) -> None:

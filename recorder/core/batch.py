@@ -285,6 +285,11 @@ class Scope:
         self.counter = counter
         self._series: dict[str, int] = {}
 
+    @property
+    def symbols(self) -> Iterable[str]:
+        """Canonical symbols that this connection has delivered."""
+        return self._series.keys()
+
     def series(self, symbol: str) -> int:
         """Series id of a canonical symbol of this feed."""
         known = self._series.get(symbol)

@@ -15,6 +15,7 @@ from numba import njit
 from recorder.values.config import KernelsConfig
 from recorder.values.schema import LONG_NULL
 from recorder.values.tables import (
+    BACKFILLED,
     CANCELLED,
     CORRECTED,
     DUPLICATE,
@@ -78,6 +79,7 @@ class TradeState:
             ("last_price", "f8"), ("returns", "i8"), ("mean", "f8"), ("m2", "f8"), ("m2_peak", "f8"),
             ("sizes", "i8"), ("size_sum", "f8"), ("quote_ts", "i8"),
             ("first_id", "i8"), ("quote_id", "i8"), ("quote_recv", "i8"), ("trades", "i8"), ("quotes", "i8"),
+            ("trades_recv", "i8"), ("quotes_recv", "i8"),
         ]
     )  # fmt: skip
 
@@ -275,6 +277,8 @@ def trades_kernel(
         s = scalars[row.series]
         s.trades += 1
         ts, number, flags = row.ts_event, row.trade_id, row.flags
+        if not flags & BACKFILLED:
+            s.trades_recv = row.ts_recv
         withdrawn = flags & CANCELLED
         key = number ^ (np.int64(row.exchange + 1) << 48)
         if not flags & (CANCELLED | CORRECTED):
@@ -332,6 +336,8 @@ def quotes_kernel(rows, scalars):
         row = rows[i]
         s = scalars[row.series]
         s.quotes += 1
+        if not row.flags & BACKFILLED:
+            s.quotes_recv = row.ts_recv
         number = row.sequence
         if (s.id_kind & QUOTES_NUMBERED) != 0 and number != LONG_NULL:
             if number <= s.quote_id and row.ts_recv <= s.quote_recv + OVERLAP_SKEW_NS:

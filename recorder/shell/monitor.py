@@ -109,6 +109,7 @@ def health(recording: Any, now: int) -> list[str]:
             if not connection.ready and not (starting and not connection.reconnects):
                 why = connection.session.reason or "not subscribed yet"
                 problems.append(f"feed {name} connection {connection.spec.connection}: {why}")
+    problems += recording.watch.problems()
     if recording.database_state != "ready" and not starting:
         problems.append(f"database: {recording.database_state}")
     if (sink := recording.sink) is not None:
@@ -152,6 +153,10 @@ class _Collector:
             reconnects.add_metric([name], run.reconnects)
             ready.add_metric([name], sum(c.ready for c in connections))
             wanted.add_metric([name], len(connections))
+        dead = CounterMetricFamily("recorder_feed_judged_dead", "Connections judged dead by data.", labels=["feed"])
+        for name, count in list(self._recording.watch.judged_dead.items()):
+            dead.add_metric([name], count)
+        yield dead
         rejected = CounterMetricFamily("recorder_rejected_frames", "Frames that did not fit.", labels=["feed"])
         counts: dict[str, int] = {}
         for source in list(self._recording.pipeline.sources.values()):

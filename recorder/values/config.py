@@ -88,6 +88,11 @@ class MetricsConfig(Section, frozen=True, kw_only=True):
     port: Port = 9184
 
 
+class WatchConfig(Section, frozen=True, kw_only=True):
+    enabled: bool = True
+    false_alarms_per_year: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """Everything a command may ask. ``feeds`` holds the enabled ones; paths are absolute after ``load``."""
 
@@ -99,6 +104,7 @@ class Config(Struct, frozen=True, kw_only=True):
     retention: dict[str, str] = msgspec.field(default_factory=dict)  # table → "90 DAYS"; absent: kept for ever
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()
+    watch: WatchConfig = WatchConfig()
     feeds: tuple[FeedSpec, ...] = ()
     source: str = ""  # the file it was read from, for messages
 
@@ -111,6 +117,7 @@ SECTIONS: dict[str, type[Section]] = {
     "schedule": ScheduleConfig,
     "log": LogConfig,
     "metrics": MetricsConfig,
+    "watch": WatchConfig,
 }
 
 

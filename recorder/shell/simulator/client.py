@@ -48,6 +48,7 @@ class Client:
         self._opened = asyncio.get_running_loop().time()
         self.asked_at = 0.0  # when the set of subscriptions last changed, by the loop's clock
         self.subscribed = asyncio.Event()
+        self.muted = np.zeros(len(conversation.venue.names), bool)  # symbols it is told nothing of, on command
         self._mask = np.zeros((2, len(conversation.venue.names)), bool)
         self._renderer: Renderer | None = None
         self._held = bytearray()
@@ -103,7 +104,7 @@ class Client:
         """Send the events that this client has subscribed to."""
         if not self.open or not len(events):
             return
-        wanted = self._mask[events[:, KIND], events[:, SYMBOL]]
+        wanted = self._mask[events[:, KIND], events[:, SYMBOL]] & ~self.muted[events[:, SYMBOL]]
         own = events if wanted.all() else events[wanted]
         if not len(own):
             return
