@@ -243,6 +243,8 @@ def faulty(questdb: Any) -> Any:
     ]
     insert(questdb, "trades", sound + faults)
     insert(questdb, "gaps", [gap | {"from_id": 120, "to_id": 121, "missing": 2}])  # of 140 nobody knows
+    minute = {"ts_event": START, "symbol": "BTC-USD", "feed": "coinbase", "channel": "trades", "noticed": START}
+    insert(questdb, "coverage", [minute | {"received": 61, "duplicate": 1}])
     insert(questdb, "quotes", [
         quote(START, 1, 100.0, 101.0), quote(START + 1, 2, 101.0, 101.0), quote(START + 2, 3, 102.0, 101.0),
         quote(START + 3, 4, 0.0, 101.0), quote(START + 4, 5, None, 101.0),
@@ -260,6 +262,7 @@ FOUND = {
     "impossible_quotes": [{"sequence": 4, "bid": 0.0}],
     "trades_from_the_future": [{"trade_id": 3, "ahead_s": 3.0}],
     "unrecorded_gaps": [{"from_id": 140, "to_id": 140, "missing": 1}],
+    "uncounted_trades": [{"ts_event": iso(START), "counted": 60, "stored": 58}],  # 57 of them and a cancellation
     "bars_unlike_the_providers": [{"ts_event": iso(START), "volume": 57.0, "provider_volume": 60.0}],
 }
 

@@ -34,6 +34,7 @@ VERBS = {
     "sql": "a query as a table, CSV or JSON; without one, a console",
     "replay": "journal segments or captures through the pipeline into the database",
     "simulate": "serve a journal or capture as the provider's own WebSocket",
+    "coverage": "how complete a day is, with the evidence",
     "logs": "follow and filter the structured log",
 }
 

@@ -1,0 +1,137 @@
+"""``recorder coverage``: how complete a day is, with the evidence."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from recorder.commands import filters
+
+if TYPE_CHECKING:
+    from recorder.shell.database.sql_client import SqlClient
+    from recorder.values.config import Config
+
+HOLES_SHOWN_MAX = 20  # of a day, on a screen; --json has all
+STORED = ("trades", "quotes", "bars")  # channels that are tables: what was counted is held against what is stored
+COUNTS = ("received", "verified", "unverifiable", "missing", "repaired", "duplicate", "late", "rejected")
+
+DESCRIPTION = """\
+How complete a day is, by feed, symbol and channel. completeness = (verified + repaired) / expected; expected is what
+was verified, what nobody can verify, and what was missing (or repaired, where the size of a loss is not known). What cannot
+be verified never counts as verified. stored is counted in the table itself; where it differs from what was received
+without repeats, the line says so. Below stand the minutes in which something is missing.
+"""
+
+
+def add(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "coverage", help="how complete a day is, with the evidence", description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    filters.add(parser)
+    parser.add_argument("--json", action="store_true", help="an object with `channels` and `holes`")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, config: Config) -> int:
+    from recorder.shell.database.sql_client import connect
+
+    with connect(config) as client:
+        channels, missing = by_channel(client, args), holes(client, args)
+    if args.json:
+        import orjson
+
+        print(orjson.dumps({"day": args.day, "channels": channels, "holes": missing}).decode())
+        return 0
+    if not channels:
+        print(f"nothing was recorded on {args.day} (UTC)" + (" by that choice" if _chosen(args) else ""))
+        return 0
+    _print_channels(args.day, channels)
+    _print_holes(missing)
+    return 0
+
+
+def by_channel(client: SqlClient, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A line for each feed, symbol and channel of the day."""
+    sums = ", ".join(f"sum({name}) {name}" for name in COUNTS)
+    query = f"SELECT feed, symbol, channel, count_distinct(ts_event) minutes, {sums} FROM coverage"
+    rows = client.rows(f"{query} WHERE {filters.where(args)} ORDER BY feed, symbol, channel")
+    stored = {name: _stored(client, args, name) for name in STORED}
+    for row in rows:
+        expected = row["verified"] + row["unverifiable"] + max(row["missing"], row["repaired"])
+        row["completeness"] = (row["verified"] + row["repaired"]) / expected if expected else None
+        table = stored.get(row["channel"])
+        row["stored"] = None if table is None else table.get((row["feed"], row["symbol"]), 0)
+        row["agrees"] = row["stored"] is None or row["stored"] == row["received"] - row["duplicate"]
+    return rows
+
+
+def _stored(client: SqlClient, args: argparse.Namespace, table: str) -> dict[tuple[str, str], int]:
+    """Rows of a table that day by (feed, symbol), counted where they lie."""
+    if args.channel not in (None, table):
+        return {}
+    query = f"SELECT feed, symbol, count() stored FROM {table} WHERE {filters.where(args, channel=False)}"
+    return {(row["feed"], row["symbol"]): row["stored"] for row in client.rows(query)}
+
+
+def holes(client: SqlClient, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Minutes of the day in which something is missing or was, the worst first."""
+    return client.rows(
+        "SELECT * FROM (SELECT ts_event, feed, symbol, channel, sum(missing) missing, sum(repaired) repaired, "
+        f"last(cause) cause FROM coverage WHERE {filters.where(args)} AND cause IS NOT NULL) "
+        "ORDER BY missing - repaired DESC, ts_event"
+    )
+
+
+def _chosen(args: argparse.Namespace) -> bool:
+    return any((args.feed, args.symbol, args.channel))
+
+
+def _print_channels(day: str, rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("feed", "symbol", "channel"):
+        table.add_column(name)
+    shown = ("minutes", *COUNTS, "stored", "completeness")
+    for name in shown:
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = [_number(row[name]) for name in shown[:-1]]
+        share = "–" if row["completeness"] is None else f"{row['completeness']:.4%}"
+        stored = cells.pop() + ("" if row["agrees"] else " (differs)")
+        table.add_row(row["feed"], row["symbol"], row["channel"], *cells, stored, share)
+    _screen().print(f"coverage of {day} (UTC)", table, sep="\n")
+    if any(not row["agrees"] for row in rows):
+        print("(differs): more or fewer rows are stored than were received: rows of a minute not over yet, of another "
+              "recorder or of a backfill; `recorder rebuild` compares them one by one")  # fmt: skip
+
+
+def _print_holes(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    if not rows:
+        print("no minute in which anything is known to be missing")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("minute", "feed", "symbol", "channel", "missing", "repaired", "cause"):
+        table.add_column(name, justify="right" if name in ("missing", "repaired") else "left")
+    for row in rows[:HOLES_SHOWN_MAX]:
+        missing = _number(row["missing"]) if row["missing"] else "unknown"
+        cells = (row["ts_event"][11:16], row["feed"], row["symbol"], row["channel"])
+        table.add_row(*cells, missing, _number(row["repaired"]), row["cause"])
+    _screen().print("", table, sep="\n")
+    if len(rows) > HOLES_SHOWN_MAX:
+        print(f"and {len(rows) - HOLES_SHOWN_MAX} more; --json has all of them")
+
+
+def _screen() -> Any:
+    import sys
+
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 1 << 12, highlight=False)
+
+
+def _number(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"

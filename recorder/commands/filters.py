@@ -1,0 +1,44 @@
+"""Arguments by which several commands choose rows: a day, a feed, a symbol. Checked before they reach SQL."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import re
+from typing import Any
+
+_NAME = re.compile(r"[\w.,:*/+ ()-]{1,128}")  # of feeds, symbols and channels: what any provider's names are made of
+
+
+def day(text: str) -> str:
+    """``2026-11-23``, ``today`` or ``yesterday`` (UTC) as an ISO date."""
+    today = datetime.datetime.now(datetime.UTC).date()
+    named = {"today": today, "yesterday": today - datetime.timedelta(days=1)}
+    try:
+        return (named.get(text) or datetime.date.fromisoformat(text)).isoformat()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no day; write 2026-11-23, today or yesterday (UTC)") from None
+
+
+def name(text: str) -> str:
+    """A feed, symbol or channel as it may stand between quotes in SQL."""
+    if not _NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no name of a feed, symbol or channel")
+    return text
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """``--day``, ``--feed``, ``--symbol`` and ``--channel``."""
+    parser.add_argument("--day", type=day, default=day("today"), help="a UTC day: 2026-11-23, today or yesterday")
+    for option in ("feed", "symbol", "channel"):
+        parser.add_argument(f"--{option}", type=name, metavar="NAME", help=f"of this {option} only")
+
+
+def where(args: Any, channel: bool = True) -> str:
+    """The condition of the arguments that ``add`` defines, over ts_event, feed, symbol and channel."""
+    parts = [f"ts_event IN '{args.day}'"]
+    for option in ("feed", "symbol", "channel") if channel else ("feed", "symbol"):
+        value = getattr(args, option)
+        if value is not None:
+            parts.append(f"{option} = '{value}'")
+    return " AND ".join(parts)

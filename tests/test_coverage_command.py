@@ -1,0 +1,107 @@
+"""``recorder coverage`` and the views beside it, on rows that the pipeline itself stored."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from recorder.commands import coverage
+from recorder.commands.load import Load, make_sink
+from recorder.core.frames import SOURCE, TEXT, frames_from_list
+from recorder.core.pipeline import Pipeline
+from recorder.feeds import make
+from recorder.values.config import Config, KernelsConfig, QuestdbConfig
+from recorder.values.feed import MINUTE, SECOND, FeedSpec
+
+
+def call(config, *words):
+    parser = argparse.ArgumentParser()
+    coverage.add(parser.add_subparsers())
+    try:
+        args = parser.parse_args(words)
+    except SystemExit as stop:
+        return stop.code
+    return args.run(args, config)
+
+
+DAY = 1_704_067_200 * SECOND  # 2024-01-01
+SPEC = FeedSpec(name="cov", provider="binance", symbols=("BTC-USDT", "ETH-USDT"))
+LOST = {130, 131, 305}  # of BTC-USDT, in the third and the sixth minute
+TRADES = 600  # one a second, of each symbol
+
+
+def trade(i: int, symbol: str) -> bytes:
+    ms = DAY // 1_000_000 + 1000 * i
+    data = {"e": "trade", "E": ms, "s": symbol, "t": i, "p": "100.5", "q": "1", "T": ms, "m": True, "M": True}
+    return msgspec.json.encode({"stream": f"{symbol.lower()}@trade", "data": data})
+
+
+@pytest.fixture(scope="module")
+def covered(questdb):
+    """Ten minutes of two symbols, with ids missing of one."""
+    server = QuestdbConfig(embedded=False, ilp=questdb.ilp_url, sql=questdb.sql_url)
+    config = Config(questdb=server)
+    frames = [(SOURCE, 0, DAY, msgspec.json.encode(SPEC))]
+    for i in range(TRADES):
+        symbols = ("ETHUSDT",) if i in LOST else ("BTCUSDT", "ETHUSDT")
+        frames += [(TEXT, 0, DAY + i * SECOND + 1, trade(i, symbol)) for symbol in symbols]
+    sink = make_sink(config, SimpleNamespace(info=print, warning=print))
+    load = Load(config, Pipeline(KernelsConfig(), make), sink)
+    load.frames(frames_from_list(frames))
+    load.finish(30)
+    sink.close()
+    return SimpleNamespace(server=questdb, config=config)
+
+
+def test_a_day_is_as_complete_as_its_ids_say(covered, capsys):
+    assert call(covered.config, "coverage", "--day", "2024-01-01", "--feed", "cov", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    btc, eth = answer["channels"]
+    assert (btc["symbol"], btc["received"], btc["stored"], btc["missing"]) == ("BTC-USDT", TRADES - 3, TRADES - 3, 3)
+    assert btc["completeness"] == pytest.approx((TRADES - 4) / TRADES)  # of the first nobody knows what came before
+    assert (eth["received"], eth["missing"], eth["verified"]) == (TRADES, 0, TRADES - 1)
+    assert btc["agrees"]
+    assert eth["agrees"]
+    assert [(hole["ts_event"][11:16], hole["missing"]) for hole in answer["holes"]] == [("00:02", 2), ("00:05", 1)]
+
+
+def test_on_a_screen_it_reads_as_a_table_with_the_holes_below(covered, capsys):
+    assert call(covered.config, "coverage", "--day", "2024-01-01", "--feed", "cov") == 0
+    text = capsys.readouterr().out
+    assert "99.3333%" in text
+    assert "ids missing in the stream" in text
+    assert call(covered.config, "coverage", "--day", "2024-02-01", "--feed", "cov") == 0
+    assert "nothing was recorded on 2024-02-01" in capsys.readouterr().out
+
+
+def test_rows_that_vanish_from_the_table_are_told(covered, capsys):
+    rows = [{"received": 5, "duplicate": 1, "agrees": False, "stored": 3, "completeness": None}]
+    full = {name: 0 for name in (*coverage.COUNTS, "minutes")} | {"feed": "f", "symbol": "s", "channel": "trades"}
+    coverage._print_channels("2024-01-01", [full | rows[0]])
+    assert "3 (differs)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", ["x' OR 1=1 --", "", "a;b", "é" * 200])
+def test_names_that_are_none_do_not_reach_the_database(covered, value, capsys):
+    assert call(covered.config, "coverage", "--symbol", value) == 2
+    assert "no name of a feed, symbol or channel" in capsys.readouterr().err
+
+
+def test_clean_trades_leave_out_the_minutes_touched_by_a_gap(covered):
+    query = "SELECT symbol, count() n FROM trades_clean WHERE feed = 'cov' ORDER BY symbol"
+    minute_trades = MINUTE // SECOND
+    assert covered.server.sql.rows(query) == [
+        {"symbol": "BTC-USDT", "n": TRADES - 2 * minute_trades},
+        {"symbol": "ETH-USDT", "n": TRADES},
+    ]
+
+
+def test_the_ledger_by_minute_adds_up_to_the_day(covered):
+    rows = covered.server.sql.rows("SELECT * FROM coverage_minutes WHERE feed = 'cov' AND symbol = 'BTC-USDT'")
+    assert len(rows) == 10
+    assert sum(row["received"] for row in rows) == TRADES - 3
+    assert [row["missing"] for row in rows if row["missing"]] == [2, 1]
