@@ -19,7 +19,7 @@ from recorder.values.feed import ProviderInfo
 
 REPO = Path(__file__).resolve().parent.parent
 HELP_CPU_S = 0.15
-VERBS = ["run", "demo", "check", "db", "schema", "sql", "replay", "simulate", "logs"]
+VERBS = ["run", "demo", "check", "db", "schema", "sql", "replay", "simulate", "coverage", "logs"]
 Verb = Callable[..., ModuleType]
 
 
@@ -100,7 +100,7 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> N
     ("arguments", "message"),
     [
         ([], "no command given; `recorder --help` lists them"),
-        (["chek"], "'chek' is not a command; did you mean check? known: check, db,"),
+        (["chek"], "'chek' is not a command; did you mean check? known: check,"),
         (["check", "--depe"], "unrecognized arguments: --depe"),
         (["--conf", "x", "check"], "'x' is not a command"),
         (["--config"], "expected one argument"),

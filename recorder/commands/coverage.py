@@ -16,10 +16,11 @@ STORED = ("trades", "quotes", "bars")  # channels that are tables: what was coun
 COUNTS = ("received", "verified", "unverifiable", "missing", "repaired", "duplicate", "late", "rejected")
 
 DESCRIPTION = """\
-How complete a day is, by feed, symbol and channel. completeness = (verified + repaired) / expected; expected is what
-was verified, what nobody can verify, and what was missing (or repaired, where the size of a loss is not known). What cannot
-be verified never counts as verified. stored is counted in the table itself; where it differs from what was received
-without repeats, the line says so. Below stand the minutes in which something is missing.
+How complete a day is, by feed, symbol and channel. completeness = (verified + repaired) / expected;
+expected is what was verified, what nobody can verify, and what was missing (or repaired, where the
+size of a loss is not known). What cannot be verified never counts as verified. stored is counted in
+the table itself; where it differs from what was received without repeats, the line says so. Below
+stand the minutes in which something is missing.
 """
 
 
