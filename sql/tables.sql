@@ -133,7 +133,7 @@ CREATE TABLE IF NOT EXISTS coverage (
 ) TIMESTAMP(ts_event) PARTITION BY MONTH WAL
 DEDUP UPSERT KEYS(ts_event, symbol, feed, channel, noticed);
 
--- latency: a stage's latencies in one second
+-- latency: a stage's latencies of the rows of a feed that became queryable in one second
 CREATE TABLE IF NOT EXISTS latency (
   ts_event TIMESTAMP_NS,
   feed SYMBOL CAPACITY 64,
@@ -142,7 +142,9 @@ CREATE TABLE IF NOT EXISTS latency (
   p50 LONG,
   p99 LONG,
   p999 LONG,
-  max LONG
+  max LONG,
+  min LONG,
+  sum LONG
 ) TIMESTAMP(ts_event) PARTITION BY DAY WAL
 DEDUP UPSERT KEYS(ts_event, feed, stage);
 

@@ -158,7 +158,18 @@ def plant(questdb: Any) -> SimpleNamespace:
         for (ts, _, feed), (*values, _, _) in bars_of(trades, MINUTE).items()
         if ts == iso(START) and feed == "kraken"
     ]
+    latency = [
+        {"ts_event": START + second * S, "feed": "kraken", "stage": stage, "count": 1 + second}
+        | dict(zip(("p50", "p99", "p999", "max", "min", "sum"), figures, strict=True))
+        for second in range(3)
+        for stage, figures in (
+            ("total", (-2_000_000, 9_000_000, 9_000_000, 9_500_000 + second, -7_000_000, (1 + second) * 500_000)),
+            ("exchange", (-3_000_000, 1_000_000, 1_000_000, 1_500_000, -8_000_000 - second, (1 + second) * -250_000)),
+            ("applied", (750_000, 750_000, 750_000, 750_000, 750_000, (1 + second) * 750_000)),
+        )
+    ]
     tables = {"trades": trades, "quotes": quotes, "gaps": gaps, "feed_events": events, "rejected": rejected}
+    tables["latency"] = latency
     for table, rows in (tables | {"bars": bars}).items():
         insert(questdb, table, rows)
     refreshed(questdb)

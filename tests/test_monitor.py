@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from recorder.core.histogram import Histogram
+from recorder.core.histogram import Histogram, add_one
+from recorder.core.latency import STAGES, StageHistograms
 from recorder.shell.monitor import GRACE_NS, Monitor, health
 from recorder.values.config import MetricsConfig
 from recorder.values.errors import RecorderError
@@ -47,10 +48,11 @@ def watch(*problems: str, **judged_dead: int) -> Any:
 def recording(**more: Any) -> Any:
     """A recording in which all is well, an hour after its start."""
     engine = SimpleNamespace(
-        decoded=Histogram(), queryable=Histogram(), rows_queryable=0, released=0, backlog=0, waiting_since=0
-    )
+        decoded=Histogram(), queryable=Histogram(), rows_queryable=0, released=0, backlog=0, waiting_since=0,
+        ledger=SimpleNamespace(total=StageHistograms(), offsets={}, unmeasured=0),
+    )  # fmt: skip
     pipeline = SimpleNamespace(sources={}, out=SimpleNamespace(unknown={}), rows={"trades": 0}, duplicates=0)
-    journal = SimpleNamespace(end=0, synced=0, paused_reason=None)
+    journal = SimpleNamespace(end=0, synced=0, synced_until=NOW, paused_reason=None)
     fields = {
         "feeds": {"cb": feed_run(connection())}, "database_state": "ready", "sink": sink(), "started": LONG_AGO,
         "engine": engine, "pipeline": pipeline, "journal": journal,
@@ -128,7 +130,7 @@ def test_latency_buckets_hold_what_was_added(serve: Callable[[Any], str]) -> Non
         sample
         for family in text_string_to_metric_families(body)
         for sample in family.samples
-        if sample.labels.get("stage") == "decoded"
+        if sample.labels.get("to") == "decoded"
     ]
     buckets = {s.labels["le"]: s.value for s in samples if s.name.endswith("_bucket")}
     assert buckets.pop("+Inf") == len(durations)
@@ -136,6 +138,40 @@ def test_latency_buckets_hold_what_was_added(serve: Callable[[Any], str]) -> Non
         assert count == sum(duration < float(bound) * 1e9 for duration in durations), bound
     (total,) = (s.value for s in samples if s.name.endswith("_sum"))
     assert total == pytest.approx(sum(durations) / 1e9)
+
+
+def test_stages_are_signed_histograms_of_each_feed(serve: Callable[[Any], str]) -> None:
+    of = recording()
+    total, exchange = of.engine.ledger.total, STAGES.index("exchange")
+    total.know(["cb", "kr"])
+    durations = [-300 * 10**9, -(2**20), -(2**20) + 1, -1, 0, 5_000, 2**20, 10**9]
+    for duration in durations:
+        add_one(total.counts[1, exchange], total.totals[1, exchange], duration, 1)
+    of.engine.ledger.offsets["kr"] = -1_500_000_000
+    samples = [
+        sample
+        for family in text_string_to_metric_families(get(serve(of) + "/metrics")[2])
+        for sample in family.samples
+        if sample.labels.get("feed") == "kr" and sample.labels.get("stage", "exchange") == "exchange"
+    ]
+    buckets = {s.labels["le"]: s.value for s in samples if s.name == "recorder_latency_seconds_bucket"}
+    assert buckets.pop("+Inf") == len(durations)
+    assert min(map(float, buckets)) < -100
+    for bound, below in buckets.items():
+        limit = round(float(bound) * 1e9)
+        assert below == sum(d <= limit if limit < 0 else d < limit for d in durations), bound
+    values = {s.name: s.value for s in samples if s.name != "recorder_latency_seconds_bucket"}
+    assert values.pop("recorder_latency_sum_seconds") == pytest.approx(sum(durations) / 1e9)
+    assert values == {"recorder_clock_offset_seconds": -1.5}
+
+
+def test_what_a_power_loss_would_cost_is_told_by_its_age(serve: Callable[[Any], str]) -> None:
+    of = recording()
+    url = serve(of) + "/metrics"
+    assert "recorder_journal_sync_lag_seconds 0.0" in get(url)[2]
+    of.journal.end, of.journal.synced_until = 1, time.time_ns() - 7 * SECOND
+    (line,) = (line for line in get(url)[2].splitlines() if line.startswith("recorder_journal_sync_lag_seconds"))
+    assert 7 <= float(line.split()[1]) < 60
 
 
 def test_a_database_that_takes_no_rows_is_not_ready(serve: Callable[[Any], str]) -> None:

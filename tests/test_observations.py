@@ -17,7 +17,7 @@ TS = 1_700_000_000_000_000_000
 
 def test_rows_come_out_as_they_were_put_in():
     out = Output()
-    observations.store(out, observations.encode(LATENCY, [(TS, "cb", "total", 3, 10, 20, None, 40)]))
+    observations.store(out, observations.encode(LATENCY, [(TS, "cb", "total", 3, 10, 20, None, 40, -5, 60)]))
     (row,) = out.batches["latency"].seal().rows
     assert (row["ts_event"], row["count"], row["p50"], row["p999"], row["max"]) == (TS, 3, 10, LONG_NULL, 40)
     assert out.texts.name(row["feed"]) == "cb"
@@ -41,7 +41,7 @@ def test_nulls_labels_and_texts_are_packed():
     [
         (b"{", "observed rows"),
         (b'{"table":"nothing","rows":[]}', "'nothing'"),
-        (b'{"table":"latency","rows":[[1,2]]}', "2 values; expected 8"),
+        (b'{"table":"latency","rows":[[1,2]]}', "2 values; expected 10"),
     ],
 )
 def test_what_is_no_observation_is_refused_in_words(payload, words):

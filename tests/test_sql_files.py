@@ -154,6 +154,16 @@ def test_latency_percentiles_take_a_clock_ahead_for_no_latency(planted):
         assert row["ms_p99"] == pytest.approx(late[math.ceil(len(late) * 0.99) - 1], abs=1.01)
 
 
+def test_stages_of_latency_are_summed_in_their_order_and_stay_signed(planted):
+    rows = ask(planted.server, "queries/latency_by_stage", **{"from": planted.frm})
+    assert [(row["feed"], row["stage"]) for row in rows] == [("kraken", s) for s in ("exchange", "applied", "total")]
+    assert [row["rows"] for row in rows] == [6, 6, 6]
+    assert [row["ms_mean"] for row in rows] == [-0.25, 0.75, 0.5]  # the first two add up to the last
+    assert [row["ms_p50"] for row in rows] == [-3.0, 0.75, -2.0]
+    assert [row["ms_min"] for row in rows] == [-8.000002, 0.75, -7.0]
+    assert [row["ms_max"] for row in rows] == [1.5, 0.75, 9.500002]
+
+
 def test_volume_profile_adds_up_by_price(planted):
     rows = ask(planted.server, "queries/volume_profile", **{"from": planted.frm}, step="25.0")
     steps: dict[float, float] = defaultdict(float)

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from numba.core.dispatcher import Dispatcher
 import recorder.core
-from recorder.core import encode, frames, histogram, websocket_frames
+from recorder.core import encode, frames, histogram, latency, websocket_frames
 from recorder.core.pipeline import Pipeline
 from recorder.feeds import make
+from recorder.shell import ledger
 from recorder.shell.journal import Journal
 from recorder.values.config import KernelsConfig
 sys.path.insert(0, {tests!r})
@@ -29,7 +30,7 @@ def compiled():
     return found
 
 pipeline = Pipeline(KernelsConfig(), make)
-for module in (frames, websocket_frames, histogram, encode, pipeline):
+for module in (frames, websocket_frames, histogram, latency, encode, pipeline):
     module.warm()
 before = compiled()
 
@@ -43,20 +44,25 @@ with tempfile.TemporaryDirectory() as folder:
     chunk = np.frombuffer(FRAMES[-1][3], np.uint8)
     arrays = np.zeros(4, np.int64), np.full(4, len(chunk), np.int64), np.ones(4, np.uint8)
     journal.append_frames(numbers[0], time.time_ns(), chunk, *arrays, 4)
-    latencies = histogram.Histogram()
+    latencies, stages = histogram.Histogram(), ledger.Ledger(0)
     position, rows = 0, 0
     while (read := journal.read(position, 1 << 14)) is not None:
         pipeline.consume(read)
         latencies.add(read.ts_recv, time.time_ns())
+        stages.appended(read.end)
+        stages.decoded(read, time.time_ns())
         position = read.end
         sealed = pipeline.seal()
+        stages.sent(sealed, pipeline.out.series.keys, time.time_ns())
+        stages.applied(sealed.position, time.time_ns())
         for table in sealed.tables:
             rows += len(table.rows)
             encode.encode(table, sealed.dictionary)
     journal.close()
+    measured = stages.take(None)
 after = compiled()
 added = {{name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}}
-print(json.dumps({{"rows": rows, "warmed": sum(before.values()), "added": added}}))
+print(json.dumps({{"rows": rows, "measured": len(measured), "warmed": sum(before.values()), "added": added}}))
 """
 
 
@@ -66,5 +72,6 @@ def test_frames_of_every_kind_compile_nothing_after_warming():
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["rows"] > 500
+    assert result["measured"] > 0
     assert result["warmed"] > 10
     assert result["added"] == {}

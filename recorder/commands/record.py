@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recorder.commands.load import make_sink, migrate_to, refresh_views
-from recorder.core import encode, frames, histogram, observations, websocket_frames
+from recorder.core import encode, frames, histogram, latency, observations, websocket_frames
 from recorder.core.gate import Gate
 from recorder.core.observations import NO_SOURCE
 from recorder.core.pipeline import Pipeline
 from recorder.feeds import PROVIDERS, make
+from recorder.shell import ledger
 from recorder.shell.connection import Connection
 from recorder.shell.database import Database
 from recorder.shell.engine import Engine
@@ -29,6 +30,7 @@ from recorder.values.errors import ConfigError, JournalFull, RecorderError
 from recorder.values.feed import HOUR, SECOND, Feed, FeedSpec
 from recorder.values.schedule import Closed, Open, Schedule
 from recorder.values.schema import Table
+from recorder.values.tables import LATENCY
 
 DRAIN_TIMEOUT_S = 30.0  # for rows to become queryable when stopping; the rest is loaded at the next start
 FEED_RETRY_S = 30.0  # after something unforeseen, such as a calendar that cannot be computed
@@ -105,7 +107,7 @@ class Recording:
         )
         self.snapshots = Snapshots(self.config.journal.dir, self.log.warning)
         self.pipeline, stored = self.snapshots.resume(self.journal, lambda: Pipeline(self.config.kernels, make))
-        for module in (frames, websocket_frames, histogram, encode, self.pipeline):
+        for module in (frames, websocket_frames, histogram, latency, encode, self.pipeline):
             module.warm()  # nothing is compiled once frames arrive
         behind = self.journal.end - self.pipeline.position
         if behind:
@@ -117,6 +119,7 @@ class Recording:
         self._clock = asyncio.create_task(self._keep_clock())
         if self.config.watch.enabled:
             self._spawn(self.watch.run())
+        self._spawn(ledger.keep(self.engine.ledger, self.observe))
         self.set_feeds(self.config.feeds)
 
     def set_feeds(self, specs: tuple[FeedSpec, ...]) -> None:
@@ -286,6 +289,12 @@ class Recording:
             self.log.info("schema.applied", changes=len(changes))
         return make_sink(self.config, self.log, on_answered=self.engine.on_answered, on_applied=self.engine.on_applied)
 
+    async def _drain(self) -> None:
+        """Wait until everything is queryable, the latencies of the last rows included."""
+        if await self.engine.drain(DRAIN_TIMEOUT_S) and (rows := self.engine.ledger.take(None)):
+            self.observe(LATENCY, rows)
+            await self.engine.drain(DRAIN_TIMEOUT_S)
+
     def _tell_unavailable(self, error: Exception, told: str) -> str:
         """Say why QuestDB cannot be used, once for each reason; return it."""
         self.database_state = self.database_error = str(error) or type(error).__name__
@@ -306,8 +315,7 @@ class Recording:
         if not self.engine.stored:
             self.pipeline.write_coverage()  # of the minute begun; should recording go on within it, these are replaced
         if self.sink is not None:
-            drain = self.engine.drain(DRAIN_TIMEOUT_S)
-            await wait_first(drain, *([hurry.wait()] if hurry is not None else []), timeout_s=None)
+            await wait_first(self._drain(), *([hurry.wait()] if hurry is not None else []), timeout_s=None)
         drained = self.sink is not None and self.engine.settled
         tasks = list(self._tasks)
         for task in tasks:

@@ -78,3 +78,4 @@ def _caster(from_type: types.Type, to_type: types.Type, llvm_type: ir.Type):
 
 double_of: Callable[..., Any] = intrinsic(_caster(types.uint64, types.float64, ir.DoubleType()))
 single_of: Callable[..., Any] = intrinsic(_caster(types.uint32, types.float32, ir.FloatType()))
+bits_of: Callable[..., Any] = intrinsic(_caster(types.float64, types.int64, ir.IntType(64)))

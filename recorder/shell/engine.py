@@ -14,6 +14,7 @@ from recorder.core.encode import Sealed
 from recorder.core.frames import Frames
 from recorder.core.histogram import Histogram
 from recorder.core.pipeline import Pipeline
+from recorder.shell.ledger import Ledger
 from recorder.shell.snapshots import Snapshots
 from recorder.values.config import BatchConfig
 
@@ -71,6 +72,7 @@ class Engine:
         self.stored = stored
         self.decoded = Histogram()  # receive → decoded, per frame
         self.queryable = Histogram()  # receive → applied, per row, by the first row of its block
+        self.ledger = Ledger(journal.end)
         self.rows_queryable = 0
         self.released = pipeline.position  # applied in the database
         self.sealed_position = pipeline.position
@@ -99,6 +101,7 @@ class Engine:
 
     def wake(self) -> None:
         """Something was journalled."""
+        self.ledger.appended(self._journal.end)
         if not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
@@ -133,7 +136,9 @@ class Engine:
         frames = self._journal.read(self.pipeline.position, READ_BYTES)
         if frames is not None and frames.count:
             self.pipeline.consume(frames)
-            self.decoded.add(frames.ts_recv, time.time_ns())
+            now = time.time_ns()
+            self.decoded.add(frames.ts_recv, now)
+            self.ledger.decoded(frames, now)
             self._first_recv = self._first_recv or int(frames.ts_recv[0])
             self._last_recv = int(frames.ts_recv[-1])
             if self.backlog:
@@ -187,6 +192,7 @@ class Engine:
         self._in_flight.append(InFlight(sealed.position, rows, self._first_recv))
         self._first_recv = self._last_recv if self.pipeline.pending else 0  # held back are the newest
         self._sink.submit(sealed)
+        self.ledger.sent(sealed, self.pipeline.out.series.keys, time.time_ns())
         if self.backlog:
             self.wake()
         elif self.pipeline.pending:  # rows held back for the next block
@@ -195,6 +201,7 @@ class Engine:
 
     def on_answered(self, position: int) -> None:
         """There is room for another block. Called from the sink's threads."""
+        self.ledger.answered(position)
         if self.backlog:
             self._loop.call_soon_threadsafe(self.wake)
 
@@ -208,6 +215,7 @@ class Engine:
             self.rows_queryable += block.rows
             if block.rows:
                 self.queryable.add(np.array([block.first_recv]), now, block.rows)
+        self.ledger.applied(position, now)
         self.released = max(self.released, position)
         if self._snapshots is not None:
             self._snapshots.applied(self.released, self._journal.synced)

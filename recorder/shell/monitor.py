@@ -16,7 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from recorder import __version__
-from recorder.core.histogram import SUB_BITS, Histogram
+from recorder.core.histogram import SUB_BITS, ZERO, Histogram, sum_of
+from recorder.core.latency import STAGES
 from recorder.values.config import MetricsConfig
 from recorder.values.errors import RecorderError
 from recorder.values.feed import SECOND
@@ -182,6 +183,12 @@ class _Collector:
         )
         yield GaugeMetricFamily("recorder_journal_end_bytes", "Position of the newest frame.", r.journal.end)
         yield GaugeMetricFamily("recorder_journal_synced_bytes", "Position that survives power loss.", r.journal.synced)
+        lag_ns = time.time_ns() - r.journal.synced_until if r.journal.end > r.journal.synced else 0
+        yield GaugeMetricFamily(
+            "recorder_journal_sync_lag_seconds",
+            "Age of the oldest frame a power loss would cost.",
+            max(lag_ns, 0) / 1e9,
+        )
         yield GaugeMetricFamily(
             "recorder_journal_released_bytes", "Position that QuestDB has applied.", r.engine.released
         )
@@ -196,14 +203,44 @@ class _Collector:
             yield CounterMetricFamily("recorder_sink_rejected_rows", "Rows QuestDB refused.", r.sink.rejected_rows)
 
     def _latencies(self) -> Iterator[Metric]:
-        family = HistogramMetricFamily("recorder_latency_seconds", "From the arrival of the bytes.", labels=["stage"])
-        for stage in ("decoded", "queryable"):
-            histogram = getattr(self._recording.engine, stage)
-            family.add_metric([stage], _buckets(histogram), histogram.sum / 1e9)
+        engine = self._recording.engine
+        family = HistogramMetricFamily(
+            "recorder_since_receive_seconds", "From the arrival of the bytes.", labels=["to"]
+        )
+        for to in ("decoded", "queryable"):
+            histogram: Histogram = getattr(engine, to)
+            family.add_metric([to], _buckets(histogram.counts), histogram.sum / 1e9)
         yield family
+        family = HistogramMetricFamily(
+            "recorder_latency_seconds", "Of each row, stages that add up to the total.", labels=["feed", "stage"]
+        )
+        sums = GaugeMetricFamily(
+            "recorder_latency_sum_seconds", "Sum of each stage; signed, so it may fall.", labels=["feed", "stage"]
+        )
+        total = engine.ledger.total
+        for feed, counts, totals in zip(list(total.feeds), total.counts, total.totals, strict=False):
+            for stage, of_stage, added in zip(STAGES, counts, totals, strict=True):
+                seconds = sum_of(added) / 1e9
+                signed = stage in ("exchange", "total")
+                family.add_metric([feed, stage], _buckets(of_stage, signed), seconds)
+                sums.add_metric([feed, stage], seconds)
+        offset = GaugeMetricFamily(
+            "recorder_clock_offset_seconds",
+            "Our clock minus the provider's, with the way here, at best.",
+            labels=["feed"],
+        )
+        for feed, ns in list(engine.ledger.offsets.items()):
+            offset.add_metric([feed], ns / 1e9)
+        yield from (family, sums, offset)
+        yield CounterMetricFamily(
+            "recorder_latency_unmeasured_rows", "Rows in no stage: too many were waiting.", engine.ledger.unmeasured
+        )
 
 
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    cumulative = np.cumsum(histogram.counts)
-    bounds = [(str(2.0**bits / 1e9), float(cumulative[(bits + 1 << SUB_BITS) - 1])) for bits in BUCKET_BITS]
-    return [*bounds, ("+Inf", float(cumulative[-1]))]
+def _buckets(counts: np.ndarray, signed: bool = False) -> list[tuple[str, float]]:
+    """Cumulative counts by upper bound in seconds; ``signed``: with bounds below 0, and so without sum and count."""
+    cumulative = np.cumsum(counts)
+    places = [(2**bits, ZERO + (bits + 1 << SUB_BITS) - 1) for bits in BUCKET_BITS]
+    if signed:
+        places[:0] = [(-(2**bits), ZERO - 1 - (bits + 1 << SUB_BITS)) for bits in reversed(BUCKET_BITS)]
+    return [*((str(ns / 1e9), float(cumulative[at])) for ns, at in places), ("+Inf", float(cumulative[-1]))]

@@ -195,18 +195,20 @@ COVERAGE = Table(
 
 LATENCY = Table(
     "latency",
-    "a stage's latencies in one second",
+    "a stage's latencies of the rows of a feed that became queryable in one second",
     partition="DAY",
     dedup=("ts_event", "feed", "stage"),
     columns=(
         Column("ts_event", TIMESTAMP, "start of the second"),
-        Column("feed", symbol(64), "the configured feed; null for what feeds share"),
-        Column("stage", symbol(64), "exchange, received, journalled, decoded, sent, answered, applied, total"),
-        Column("count", LONG, "rows or frames measured"),
-        Column("p50", LONG, "ns; of the stage exchange signed, never clamped"),
+        Column("feed", symbol(64), "the configured feed"),
+        Column("stage", symbol(64), "exchange, journalled, decoded, sent, answered, applied, total"),
+        Column("count", LONG, "rows measured: the same in every stage"),
+        Column("p50", LONG, "ns; like all of them signed, never clamped"),
         Column("p99", LONG, "ns"),
         Column("p999", LONG, "ns"),
         Column("max", LONG, "ns"),
+        Column("min", LONG, "ns; of the stage exchange the best estimate of the offset between both clocks"),
+        Column("sum", LONG, "ns, of all rows: the stages' add up to the total's; null where it exceeds 63 bits"),
     ),
 )
 

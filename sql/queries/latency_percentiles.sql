@@ -1,5 +1,5 @@
 -- How late do trades arrive, receive time minus event time in ms? Below 0 their clock is ahead of ours; such trades
--- count as 0 in the percentiles. What was backfilled is left out.
+-- count as 0 in the percentiles; latency_by_stage.sql keeps their sign. What was backfilled is left out.
 DECLARE @from := dateadd('h', -1, now())
 SELECT
   feed, count() trades, min(late_ns) / 1e6 ms_min,

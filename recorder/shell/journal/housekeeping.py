@@ -102,6 +102,7 @@ class Keeper:
         """Sync everything appended before this call; name and cut sealed segments. Raises OSError."""
         journal = self._journal
         with self._flush_lock:
+            began = journal.now()
             with journal.lock:
                 pending = list(journal.unsynced)
             for segment in pending:
@@ -115,6 +116,7 @@ class Keeper:
                 else:
                     segment.unmap(used - BEHIND_BYTES)
                 journal.synced = max(journal.synced, segment.origin + used)
+            journal.synced_until = began
 
     def _name(self, segment: Segment) -> None:
         """Give a segment that was prepared ahead its final name; make the directory entry durable."""

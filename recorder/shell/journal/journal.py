@@ -58,6 +58,7 @@ class Journal:
 
     released       position up to which rows are applied; survives restarts
     synced         position up to which frames survive a power loss
+    synced_until   time, ns, before which everything appended does
     paused_reason  why no further segment can be had (appending still works while the current one has room), or None
     retention_paused  set it to keep even what is released and old
     ``log`` is also called from the journal's own thread.
@@ -96,6 +97,7 @@ class Journal:
         # Rows may have been applied from frames that a power loss took: their positions must not be given out again.
         base = max(found.end, found.released)
         self.synced = base
+        self.synced_until = now()
         self.lock = threading.Lock()  # held for a few assignments when a segment is begun or retired
         self.held: tuple[Held, ...] = tuple(found.held)
         self.next: Segment | None = None
