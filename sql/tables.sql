@@ -99,7 +99,11 @@ CREATE TABLE IF NOT EXISTS feed_events (
   feed SYMBOL CAPACITY 64,
   connection INT,
   event SYMBOL CAPACITY 64,
-  reason VARCHAR
+  reason VARCHAR,
+  desired LONG,
+  requested LONG,
+  acknowledged LONG,
+  delivering LONG
 ) TIMESTAMP(ts_event) PARTITION BY MONTH WAL
 DEDUP UPSERT KEYS(ts_event, feed, connection, event);
 

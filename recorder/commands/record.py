@@ -27,7 +27,7 @@ from recorder.shell.snapshots import Snapshots
 from recorder.shell.watch import Watch
 from recorder.values.config import Config, credentials
 from recorder.values.errors import ConfigError, JournalFull, RecorderError
-from recorder.values.feed import HOUR, SECOND, Feed, FeedSpec
+from recorder.values.feed import HOUR, SECOND, Feed, FeedSpec, Key
 from recorder.values.schedule import Closed, Open, Schedule
 from recorder.values.schema import Table
 from recorder.values.tables import LATENCY
@@ -38,6 +38,7 @@ VIEWS_TIMEOUT_S = 5.0  # for bars to follow when stopping: who stops a recorder 
 DATABASE_RETRY_S = 5.0  # between tries to start or reach the database: frames are journalled meanwhile
 SUPERVISE_S = 1.0
 CLOCK_S = 1.0  # without a frame, after which one of the clock is journalled
+AUDIT_BACKLOG_BYTES = 4 << 20  # journalled and not decoded: below it what has come is known to a fraction of a second
 CALENDAR_NS = 12 * HOUR  # the calendar is asked again this often: exchanges close on short notice
 SLEEP_MAX_S = 3600.0  # the clock is looked at again at least this often: clocks are set, machines are suspended
 
@@ -161,6 +162,11 @@ class Recording:
             return  # paused, with an alarm of its own: what is left of the disk is for frames
         self.engine.wake()
 
+    def _delivered(self, feed: str, keys: Iterable[Key]) -> Mapping[Key, int] | None:
+        """Rows that came, by (channel, symbol); None while what was received is not decoded yet."""
+        behind = self.sink is None or self.engine.backlog > AUDIT_BACKLOG_BYTES
+        return None if behind else self.pipeline.delivered(feed, keys)
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -221,7 +227,17 @@ class Recording:
             return make(spec, keys)
 
         run.connections = [
-            Connection(shard, made(shard), self.journal, self.engine.wake, self.log, gate=gate, make_feed=made)
+            Connection(
+                shard,
+                made(shard),
+                self.journal,
+                self.engine.wake,
+                self.log,
+                gate=gate,
+                make_feed=made,
+                observe=self.observe,
+                rows=self._delivered,
+            )
             for shard in shards
         ]
         run.failed = ""

@@ -11,7 +11,7 @@ import numpy as np
 
 from recorder.core.spellings import NOTHING, Spellings
 from recorder.values.errors import FrameError
-from recorder.values.schema import TEXT_NULL, Table
+from recorder.values.schema import LONG_NULL, TEXT_NULL, Table
 from recorder.values.tables import (
     BARS,
     FEED_EVENTS,
@@ -395,4 +395,5 @@ class Scope:
 
     def event(self, ts: int, event: str, reason: str | None) -> None:
         batch = self.out.batches[FEED_EVENTS.name]
-        batch.append(ts, self.feed_id, self.connection, self.text(event), batch.varchar(reason))
+        counts = (LONG_NULL,) * 4
+        batch.append(ts, self.feed_id, self.connection, self.text(event), batch.varchar(reason), *counts)

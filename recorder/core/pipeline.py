@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,10 +27,11 @@ from recorder.core.snapshot import (
 from recorder.core.templates import Matcher
 from recorder.values.config import KernelsConfig
 from recorder.values.errors import FrameError, RecorderError
-from recorder.values.feed import MINUTE, Capability, Feed, FeedSpec
+from recorder.values.feed import MINUTE, Capability, Feed, FeedSpec, Key
 from recorder.values.schedule import day_boundaries
 from recorder.values.schema import TEXT_NULL
 from recorder.values.tables import (
+    BARS,
     DUPLICATE,
     GAP_OPEN,
     GAP_TIME,
@@ -37,10 +39,12 @@ from recorder.values.tables import (
     GAPS,
     QUOTES,
     REJECTED,
+    STATUSES,
     TRADES,
 )
 
 HELD_BACK = (TRADES.name, QUOTES.name)  # the tables with many rows a second
+CHANNELS_BESIDE = (BARS.name, STATUSES.name)  # the channels with few rows
 HELD_ROWS_MAX = 1024  # more in one ts_event are an auction or a snapshot: not worth a window's delay
 
 NO_RULES = (IDS_OPAQUE, 0, *[BY_NOTHING] * len(CHANNELS))  # of a series that no feed declared
@@ -86,6 +90,7 @@ class Pipeline:
         self._held: dict[str, Rows] = {}  # rows handed over with the next block
         self._sealed_to = 0  # position of the last block: what was held back then is in the one after it
         self._matcher, self._templates = Matcher(self.out), templates
+        self._delivered: Counter[tuple[str, int]] = Counter()  # rows by (table, series) where kernels count none
 
     def consume(self, frames: Frames) -> None:
         """Decode frames in order; a bad one is counted, recorded in ``rejected`` and passed over."""
@@ -244,6 +249,8 @@ class Pipeline:
             if repeated.any():
                 self.duplicates += int(repeated.sum())
                 rows = rows[~repeated]
+        if name in CHANNELS_BESIDE:
+            self._delivered.update((name, series) for series in rows["series"].tolist())
         self.rows[name] += len(rows)
         return Rows(sealed.table, rows, sealed.varchar_heap, sealed.varchar_offsets)
 
@@ -258,6 +265,19 @@ class Pipeline:
         columns = ["series", "channel", "ts_event", "missing", "cause"]
         for series_id, channel, ts_event, missing, cause in fresh[columns].tolist():
             self.coverage.tell(series_id, channel, ts_event, max(missing, 0), 0, cause)
+
+    def delivered(self, feed: str, keys: Iterable[Key]) -> dict[Key, int]:
+        """How many rows of these (channel, symbol) came so far, repeats included; of the symbol ``*``, of all."""
+        scalars, known = self.kernels.state.scalars, self.kernels.state.known
+        every = [i for i, (name, _) in enumerate(self.out.series.keys) if name == feed]
+        place = {self.out.series.keys[i][1]: [i] for i in every} | {"*": every}
+
+        def count(channel: str, series: int) -> int:
+            if channel in HELD_BACK:
+                return int(scalars[channel][series]) if series < known else 0
+            return self._delivered[channel, series]
+
+        return {(channel, symbol): sum(count(channel, i) for i in place.get(symbol, ())) for channel, symbol in keys}
 
     def _hold_back(self, name: str, rows: Rows, before: Rows | None) -> Rows:
         """Put the rows of the newest ts_event aside, unless they are all, too many, or held back already."""

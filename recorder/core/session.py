@@ -60,6 +60,10 @@ class Session:
         """A frame that is not plain data."""
         return self._note(self.feed.on_control(payload), now)
 
+    def on_wish(self, command: Command, now: int) -> list[Command]:
+        """Something that the shell has found out makes this necessary."""
+        return self._note([command], now)
+
     def on_timer(self, now: int, mute: bool = False) -> list[Command]:
         """Called about once a second while open: time-outs, a provider's own pings, the end of a connection's life.
 

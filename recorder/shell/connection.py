@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from recorder.core.gate import Gate
 from recorder.core.session import Session
+from recorder.shell.audit import AUDIT_S, Auditor, Observe, Reporter, Rows
 from recorder.shell.link import FrameJournal, Link
 from recorder.shell.overlap import HeldJournal, replace
 from recorder.values.errors import RecorderError, UpgradeRefused
@@ -17,6 +18,7 @@ from recorder.values.feed import SECOND, Command, Fatal, Feed, FeedSpec, Notice,
 
 __all__ = ["Connection", "FrameJournal"]
 
+SLOW = "reader.slow"  # the notice of a provider that its client does not keep up
 RENEW_RETRY_S = 60.0  # after a replacement that did not come about: nine tries before Binance cuts at 24 h
 
 
@@ -32,6 +34,8 @@ class Connection:
     wake       called after something was journalled, so that the pipeline looks
     gate       the provider's, shared by all its connections; without one it is alone
     make_feed  makes another feed like ``feed``, for a second link; without it there is no overlap
+    observe    records rows of our own: what happens to the connection
+    rows       how many rows of (channel, symbol) of a feed came; without it subscriptions are not audited
     """
 
     def __init__(
@@ -44,6 +48,8 @@ class Connection:
         uniform: Callable[[], float] = random.random,
         gate: Gate | None = None,
         make_feed: Callable[[FeedSpec], Feed] | None = None,
+        observe: Observe | None = None,
+        rows: Rows | None = None,
     ) -> None:
         self.spec, self.session = spec, Session(feed, uniform)
         self.reconnects = 0
@@ -56,6 +62,8 @@ class Connection:
         self._stopping = asyncio.Event()
         self._renewing = asyncio.Event()
         self._renew_reason = ""
+        self._report = Reporter(spec, observe)
+        self._auditor = None if rows is None else Auditor(spec, feed.capability(), log, self._report, rows)
         self._announced: object = None  # last state told to the log: one line per change
 
     @property
@@ -79,10 +87,23 @@ class Connection:
     async def run(self) -> None:
         """Until ``stop()``: connect, record, wait as the session says, again."""
         wait_ns = 0
-        while await self._admitted(wait_ns):
-            wait_ns = await self._once()
-            if not self._stopping.is_set():
-                self.reconnects += 1
+        audit = asyncio.ensure_future(self._keep_auditing())
+        try:
+            while await self._admitted(wait_ns):
+                wait_ns = await self._once()
+                if not self._stopping.is_set():
+                    self.reconnects += 1
+        finally:
+            audit.cancel()
+
+    async def _keep_auditing(self) -> None:
+        while self._auditor is not None:
+            await asyncio.sleep(AUDIT_S)
+            self._look()
+
+    def _look(self) -> None:
+        if self._auditor is not None and self._link is not None:
+            self._auditor.look(self._link)
 
     async def stop(self) -> None:
         """Close politely; ``run`` returns soon after."""
@@ -119,6 +140,8 @@ class Connection:
         self._renewing.clear()
         link = self._link = Link(self.spec, self.session, self._journal, self._wake, self._obey)
         retry_after_ns, self._gate.open = 0, self._gate.open + 1
+        if self._auditor is not None:
+            self._auditor.opened(link)
         try:
             if not await link.open(self._stopping):
                 return 0
@@ -177,6 +200,9 @@ class Connection:
         if self._link is new:
             self.renewals += 1
             self._wake()
+            if self._auditor is not None:
+                self._auditor.opened(new)
+            self._look()
             self._log.info("feed.renewed", feed=self.spec.name, connection=self.spec.connection, reason=reason)
             if self._stopping.is_set():
                 await new.close("recorder stopped")
@@ -200,8 +226,14 @@ class Connection:
         match command:
             case Ready(symbols):
                 self._tell("feed.connected", symbols=len(symbols) or len(self.spec.symbols))
+                if link is self._link:
+                    asyncio.get_running_loop().call_soon(self._look)
             case Notice(event, fields):
                 self._log.warning(event, feed=self.spec.name, connection=self.spec.connection, **fields)
+                words = ", ".join(f"{name} {value}" for name, value in fields.items())
+                self._report.event(event, words)
+                if event == SLOW:
+                    self._report.finding("slow_reader", None, 1, 0, f"the provider finds us slow: {words}")
             case Renew(reason):
                 self._renew_reason = reason
                 self._renewing.set()

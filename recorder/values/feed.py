@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -45,6 +45,7 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     # A second connection may be open while it replaces the first: trade ids are contiguous, and quotes are numbered by
     # symbol or carry the provider's time, so that what both deliver is told from what only one does.
     overlap: bool = False
+    snapshots: tuple[str, ...] = ()  # channels that answer every subscription with rows at once, even in a quiet market
     session_zone: str = "UTC"  # whose midnight starts a new VWAP session
     history: str = ""  # in words, what backfill can reach
     history_channels: tuple[str, ...] = ()  # what ``Feed.history`` can fetch
@@ -121,6 +122,19 @@ class Fatal:
 Command = Send | Ready | Notice | Reconnect | Renew | Fatal
 
 
+Key = tuple[str, str]  # (channel, canonical symbol)
+
+
+@dataclass(frozen=True)
+class Subscriptions:
+    """How far a connection's subscriptions are: ``desired`` by its spec, ``requested`` of the provider since the
+    connection was opened, ``acknowledged`` by it. What is delivered is seen from the rows."""
+
+    desired: frozenset[Key]
+    requested: frozenset[Key]
+    acknowledged: frozenset[Key]
+
+
 @dataclass(frozen=True)
 class HistoryRequest:
     """What to ask of a provider's history: a range of ids where both are known, else a range of time.
@@ -182,6 +196,17 @@ class Feed(Protocol):
 
     def on_control(self, payload: bytes) -> list[Command]:
         """A frame that is not data: acknowledgement, error, heartbeat. Never raises on a provider's nonsense."""
+
+    def subscriptions(self) -> Subscriptions: ...
+
+    def resubscribe(self, keys: Iterable[Key]) -> list[Command]:
+        """Ask again for these, on the open connection."""
+
+    def change(self, symbols: tuple[str, ...]) -> list[Command]:
+        """From now on these are the symbols of the spec: unsubscribe what is gone, subscribe what is new.
+
+        Raises SymbolError, before anything has changed. Ready follows when all is acknowledged.
+        """
 
     def decoder(self, out: Any) -> Callable[[bytes, int], None]:
         """Return decode(payload, ts_recv): frame → rows into ``out``. Raises FrameError for what does not fit."""

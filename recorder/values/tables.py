@@ -151,8 +151,12 @@ FEED_EVENTS = Table(
         Column("ts_event", TIMESTAMP, "when it happened here"),
         Column("feed", symbol(64), "the configured feed"),
         Column("connection", INT, "which of the feed's connections, from 0"),
-        Column("event", symbol(64), "opened, closed, acknowledged, notice …"),
-        Column("reason", VARCHAR, "close code, provider's words, acknowledged set"),
+        Column("event", symbol(64), "opened, closed, subscription.audited, subscription.incomplete, reader.slow …"),
+        Column("reason", VARCHAR, "close code, provider's words, what is missing"),
+        Column("desired", LONG, "subscriptions, channel × symbol, that the configuration asks of the connection"),
+        Column("requested", LONG, "of those, asked of the provider since it was opened"),
+        Column("acknowledged", LONG, "of those, acknowledged by it"),
+        Column("delivering", LONG, "of those, rows have come since it was opened; null when not known yet"),
     ),
 )
 

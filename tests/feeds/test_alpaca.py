@@ -410,7 +410,13 @@ def test_a_taken_connection_is_tried_again_after_some_seconds(form):
 
 
 @both_formats
-@pytest.mark.parametrize("code", [401, 404, 407, 500])
+def test_a_slow_reader_is_told_and_not_cut_by_ourselves(form):
+    (notice,) = Talk(form).error(407)
+    assert notice.event == "reader.slow"
+
+
+@both_formats
+@pytest.mark.parametrize("code", [401, 404, 500])
 def test_passing_errors_connect_again(form, code):
     (command,) = Talk(form).error(code)
     assert isinstance(command, Reconnect)

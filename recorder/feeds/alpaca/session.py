@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +24,8 @@ from recorder.values.feed import (
     HistoryRequest,
     HttpRequest,
     HttpResponse,
+    Key,
+    Subscriptions,
 )
 from recorder.values.history import checked, rest_base
 from recorder.values.symbols import canonical_pair, pair_with, ticker
@@ -80,6 +82,7 @@ class Alpaca:
             if channel not in channels:
                 words = nearest(channel, channels)
                 raise ConfigError(f"feed {spec.name!r}: alpaca {self.feed} has no channel {channel!r}; {words}")
+        self._theirs = {ours: channels[ours] for ours in spec.channels}
         self._channels = tuple(theirs for ours in spec.channels for theirs in channels[ours])
         self.names = tuple(dict.fromkeys(self._name(symbol) for symbol in spec.symbols))
         self._open = 0  # subscribe messages without an answer
@@ -183,12 +186,47 @@ class Alpaca:
         if self._subscribed:
             return []
         self._subscribed = True
-        parts = [self.names[i : i + SUBSCRIBE_SYMBOLS_MAX] for i in range(0, len(self.names), SUBSCRIBE_SYMBOLS_MAX)]
-        self._open = len(parts)
-        sends: list[Command] = [
-            self._send({"action": "subscribe"} | dict.fromkeys(self._channels, part)) for part in parts
+        return self._ask("subscribe", self._channels, self.names) or [values.Ready()]
+
+    def _ask(self, action: str, channels: Iterable[str], names: Sequence[str]) -> list[Command]:
+        parts = [list(names[i : i + SUBSCRIBE_SYMBOLS_MAX]) for i in range(0, len(names), SUBSCRIBE_SYMBOLS_MAX)]
+        self._open += len(parts)
+        return [self._send({"action": action} | dict.fromkeys(channels, part)) for part in parts]
+
+    def subscriptions(self) -> Subscriptions:
+        desired = {(ours, self._canonical(name)): name for ours in self._theirs for name in self.names}
+        known = {theirs: self._names_of(theirs) for theirs in self._channels}
+        acknowledged = {
+            key for key, name in desired.items() if all(name in known[theirs] for theirs in self._theirs[key[0]])
+        }
+        requested = desired if self._subscribed else ()
+        return Subscriptions(frozenset(desired), frozenset(requested), frozenset(acknowledged))
+
+    def _names_of(self, channel: str) -> set[str]:
+        """What the last acknowledgement holds of a channel of theirs."""
+        names = self._delivered.get(channel)
+        return {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
+
+    def resubscribe(self, keys: Iterable[Key]) -> list[Command]:
+        by_channel: dict[str, list[str]] = {}
+        for channel, symbol in keys:
+            by_channel.setdefault(channel, []).append(self._name(symbol))
+        return [
+            command
+            for channel, names in by_channel.items()
+            for action in ("unsubscribe", "subscribe")
+            for command in self._ask(action, self._theirs[channel], names)
         ]
-        return sends or [values.Ready()]
+
+    def change(self, symbols: tuple[str, ...]) -> list[Command]:
+        names = tuple(dict.fromkeys(self._name(symbol) for symbol in symbols))
+        gone = [name for name in self.names if name not in names]
+        fresh = [name for name in names if name not in self.names]
+        self.names, self.spec = names, msgspec.structs.replace(self.spec, symbols=symbols)
+        if not self._subscribed:  # not authenticated yet: what is asked for then are the new ones
+            return []
+        self._refusal = ""
+        return [*self._ask("unsubscribe", self._channels, gone), *self._ask("subscribe", self._channels, fresh)]
 
     def _answered(self) -> list[Command]:
         """Ready when every subscribe has its answer; what is delivered is in the last acknowledgement."""
@@ -197,8 +235,7 @@ class Alpaca:
         self._open -= 1
         if self._open:
             return []
-        lists = [self._delivered.get(channel) for channel in self._channels]
-        sets = [{x for x in names if isinstance(x, str)} if isinstance(names, list) else set() for names in lists]
+        sets = [self._names_of(channel) for channel in self._channels]
         accepted = [name for name in self.names if all(name in names for names in sets)]
         if not accepted and self._refusal:
             return [values.Fatal(f"every subscription was refused, {self._refusal}")]
@@ -222,7 +259,9 @@ class Alpaca:
                 return self._subscribe()  # authenticated already: benign, and what we wanted
             case 406:
                 return [values.Reconnect(f"another session is open ({words})", LIMIT_HOLD_NS)]
-            case 401 | 404 | 407 | 500:
+            case 407:  # to reconnect now would lose what comes; if we do not catch up, they cut us
+                return [values.Notice("reader.slow", {"code": code, "message": text})]
+            case 401 | 404 | 500:
                 return [values.Reconnect(words, DROP_HOLD_NS)]
             case 400 if not self._subscribed:
                 return [values.Fatal(f"the authentication was not understood ({words})")]

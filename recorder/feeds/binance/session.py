@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -26,6 +26,8 @@ from recorder.values.feed import (
     HistoryRequest,
     HttpRequest,
     HttpResponse,
+    Key,
+    Subscriptions,
 )  # fmt: skip
 from recorder.values.history import checked, rest_base
 from recorder.values.symbols import BinanceMarket, binance_canonical, binance_name
@@ -86,6 +88,8 @@ class Binance:
         self.names = tuple(dict.fromkeys(binance_name(symbol, self.market) for symbol in spec.symbols))
         self._waiting: dict[int, tuple[str, ...]] = {}  # id of a SUBSCRIBE not answered yet → its streams
         self._refused: dict[str, str] = {}  # stream → why
+        self._acknowledged: set[str] = set()  # streams
+        self._number = 0  # of the last request
 
     def capability(self) -> Capability:
         pace = history.PER_SECOND_MAX.get((self.market, self._aggregated))  # none: single trades of futures need a key
@@ -154,15 +158,53 @@ class Binance:
 
     def on_open(self) -> list[Command]:
         """SUBSCRIBE to everything, in messages of SUBSCRIBE_STREAMS_MAX; the shell keeps their pace."""
-        streams = [f"{name.lower()}@{kind}" for name in self.names for kind in self._kinds.values()]
-        self._waiting, self._refused = {}, {}
+        self._waiting, self._refused, self._acknowledged, self._number = {}, {}, set(), 0
+        return self._ask("SUBSCRIBE", self._streams(self.names)) or [values.Ready()]
+
+    def _streams(self, names: Iterable[str]) -> list[str]:
+        return [f"{name.lower()}@{kind}" for name in names for kind in self._kinds.values()]
+
+    def _ask(self, method: str, streams: list[str]) -> list[Command]:
+        """SUBSCRIBE or UNSUBSCRIBE these, in messages of SUBSCRIBE_STREAMS_MAX."""
         commands: list[Command] = []
-        for number, first in enumerate(range(0, len(streams), SUBSCRIBE_STREAMS_MAX), start=1):
+        for first in range(0, len(streams), SUBSCRIBE_STREAMS_MAX):
             part = streams[first : first + SUBSCRIBE_STREAMS_MAX]
-            self._waiting[number] = tuple(part)
-            request = msgspec.json.encode({"method": "SUBSCRIBE", "params": part, "id": number})
+            self._number += 1
+            if method == "SUBSCRIBE":
+                self._waiting[self._number] = tuple(part)
+            request = msgspec.json.encode({"method": method, "params": part, "id": self._number})
             commands.append(values.Send(request.decode()))
-        return commands or [values.Ready()]
+        return commands
+
+    def subscriptions(self) -> Subscriptions:
+        waiting = [stream for streams in self._waiting.values() for stream in streams]
+        keys = {
+            f"{name.lower()}@{kind}": (channel, binance_canonical(name, self.market))
+            for name in self.names
+            for channel, kind in self._kinds.items()
+        }
+        requested = {*self._acknowledged, *self._refused, *waiting} & keys.keys()
+        acknowledged = self._acknowledged & keys.keys()
+        return Subscriptions(
+            frozenset(keys.values()), frozenset(keys[s] for s in requested), frozenset(keys[s] for s in acknowledged)
+        )
+
+    def resubscribe(self, keys: Iterable[Key]) -> list[Command]:
+        streams = [f"{binance_name(symbol, self.market).lower()}@{self._kinds[channel]}" for channel, symbol in keys]
+        self._acknowledged -= set(streams)
+        return [*self._ask("UNSUBSCRIBE", streams), *self._ask("SUBSCRIBE", streams)]
+
+    def change(self, symbols: tuple[str, ...]) -> list[Command]:
+        """Streams keep their order: what is gone first, so that their number stays within the limit."""
+        names = tuple(dict.fromkeys(binance_name(symbol, self.market) for symbol in symbols))
+        gone = self._streams(name for name in self.names if name not in names)
+        fresh = self._streams(name for name in names if name not in self.names)
+        self.names, self.spec = names, msgspec.structs.replace(self.spec, symbols=symbols)
+        self._acknowledged -= set(gone)
+        for stream in gone:
+            self._refused.pop(stream, None)
+        sends = [*self._ask("UNSUBSCRIBE", gone), *self._ask("SUBSCRIBE", fresh)]
+        return sends if fresh or self._waiting else [*sends, *self._answered()]
 
     def on_control(self, payload: bytes) -> list[Command]:
         """Acknowledgements, errors, the announced shutdown; data that had no mark is passed over.
@@ -185,6 +227,7 @@ class Binance:
         streams = self._waiting.pop(number, ()) if isinstance(number, int) else ()
         fault = message.get("error", message if "code" in message and "msg" in message else None)
         if fault is None:
+            self._acknowledged.update(streams)
             return self._answered() if streams else []
         code, words = (fault.get("code"), fault.get("msg")) if isinstance(fault, dict) else (None, fault)
         words = str(words)[:200]

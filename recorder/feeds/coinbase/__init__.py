@@ -7,7 +7,7 @@ Both name the resting order's side: rows carry the opposite, the aggressor's. Me
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 
 import msgspec
 
@@ -25,11 +25,13 @@ from recorder.values.feed import (
     HistoryRequest,
     HttpRequest,
     HttpResponse,
+    Key,
     Notice,
     ProviderInfo,
     Ready,
     Reconnect,
     Send,
+    Subscriptions,
 )  # fmt: skip
 from recorder.values.history import checked, rest_base
 from recorder.values.messages import chunks, fields_of, sharded
@@ -95,7 +97,8 @@ class Coinbase:
         self.products = tuple(dict.fromkeys(product_of(symbol) for symbol in spec.symbols))
         self._renamed = self._usdc() if self.api == "advanced" else {}
         self._wanted: dict[tuple[str, str], bool] = {}  # (channel, product) → acknowledged
-        self._pending = 0  # subscribe messages without an answer
+        self._requested: set[tuple[str, str]] = set()
+        self._pending = 0  # messages without an answer
         self._ready = False
         self._refused: set[str] = set()
 
@@ -119,6 +122,7 @@ class Coinbase:
             sends_per_second_max=8.0,
             connects_per_minute_max=60.0,
             overlap=by_id,
+            snapshots=("trades",) if by_id else ("trades", "quotes"),
             history="trades by id, 1000 a request, without an end" if by_id else "trades by time, 1000 a request",
             history_channels=("trades",) if self._base() is not None else (),
             rest_per_second_max=history.PER_SECOND_MAX,
@@ -160,8 +164,7 @@ class Coinbase:
     # The connection: subscribe at once (five seconds are allowed), compare what is acknowledged with what was asked.
 
     def on_open(self) -> list[Command]:
-        names = [CHANNELS[self.api][channel] for channel in dict.fromkeys(self.spec.channels)]
-        self._wanted = {(name, product): False for name in names for product in self.products}
+        self._wanted, self._requested = self._keys(self.products), set()
         self._pending, self._ready, self._refused = 0, False, set()
         commands: list[Command] = []
         both = sorted(p for p in self.products if p.endswith("-USDC") and p[:-1] in self.products)
@@ -173,23 +176,31 @@ class Coinbase:
             commands.append(self._send(None, "heartbeats"))
         return commands + self._subscribe(list(self._wanted))
 
-    def _subscribe(self, keys: list[tuple[str, str]]) -> list[Command]:
-        """Ask for these (channel, product)."""
-        names = dict.fromkeys(name for name, _ in keys)
+    def _keys(self, products: Iterable[str]) -> dict[tuple[str, str], bool]:
+        names = [CHANNELS[self.api][channel] for channel in dict.fromkeys(self.spec.channels)]
+        some = list(products)
+        return {(name, product): False for name in names for product in some}
+
+    def _subscribe(self, keys: Iterable[tuple[str, str]], action: str = "subscribe") -> list[Command]:
+        """Ask for these (channel, product), or for their end."""
+        every = list(keys)
+        if action == "subscribe":
+            self._requested |= set(every)
+        names = dict.fromkeys(name for name, _ in every)
         if self.api == "advanced":  # one channel a message
             return [
-                self._send(some, name)
+                self._send(some, name, action=action)
                 for name in names
-                for some in chunks((p for n, p in keys if n == name), SUBSCRIBE_ITEMS_MAX)
+                for some in chunks((p for n, p in every if n == name), SUBSCRIBE_ITEMS_MAX)
             ]
         return [
-            self._send(some, *names, "heartbeat")
-            for some in chunks(dict.fromkeys(product for _, product in keys), SUBSCRIBE_ITEMS_MAX)
+            self._send(some, *names, "heartbeat", action=action)
+            for some in chunks(dict.fromkeys(product for _, product in every), SUBSCRIBE_ITEMS_MAX)
         ]
 
-    def _send(self, products: list[str] | None, *names: str) -> Send:
+    def _send(self, products: list[str] | None, *names: str, action: str = "subscribe") -> Send:
         self._pending += 1
-        message: dict[str, object] = {"type": "subscribe"}
+        message: dict[str, object] = {"type": action}
         if products is not None:
             message["product_ids"] = products
         if self.api == "advanced":
@@ -197,6 +208,30 @@ class Coinbase:
         else:
             message["channels"] = list(names)
         return Send(msgspec.json.encode(message).decode())
+
+    def subscriptions(self) -> Subscriptions:
+        ours = {name: channel for channel, name in CHANNELS[self.api].items()}
+        desired = frozenset((ours[name], product) for name, product in self._keys(self.products))
+        known = frozenset((ours[name], product) for (name, product), known in self._wanted.items() if known)
+        return Subscriptions(desired, frozenset((ours[n], p) for n, p in self._requested) & desired, known & desired)
+
+    def resubscribe(self, keys: Iterable[Key]) -> list[Command]:
+        theirs = [(CHANNELS[self.api][channel], symbol) for channel, symbol in keys]
+        self._wanted |= dict.fromkeys(theirs, False)
+        self._refused -= {product for _, product in theirs}
+        return [*self._subscribe(theirs, "unsubscribe"), *self._subscribe(theirs)]
+
+    def change(self, symbols: tuple[str, ...]) -> list[Command]:
+        products = tuple(dict.fromkeys(product_of(symbol) for symbol in symbols))
+        gone, fresh = (
+            self._keys(p for p in some if p not in others)
+            for some, others in ((self.products, products), (products, self.products))
+        )
+        self.products, self.spec = products, msgspec.structs.replace(self.spec, symbols=symbols)
+        self._renamed = self._usdc() if self.api == "advanced" else {}
+        self._ready, self._requested = False, self._requested - gone.keys()
+        self._wanted = {key: known for key, known in self._wanted.items() if key not in gone} | fresh
+        return [*self._subscribe(gone, "unsubscribe"), *self._subscribe(fresh), *self._settled()]
 
     def on_control(self, payload: bytes) -> list[Command]:
         message = fields_of(payload)

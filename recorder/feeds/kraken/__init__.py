@@ -5,7 +5,7 @@ https://docs.kraken.com/api/docs/websocket-v2/trade , …/ticker , …/ohlc , �
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -25,11 +25,13 @@ from recorder.values.feed import (
     HistoryRequest,
     HttpRequest,
     HttpResponse,
+    Key,
     Notice,
     ProviderInfo,
     Ready,
     Reconnect,
     Send,
+    Subscriptions,
 )
 from recorder.values.history import checked, rest_base
 from recorder.values.messages import chunks, fields_of, sharded
@@ -87,6 +89,7 @@ class Kraken:
         self.interval = TIMEFRAMES[timeframe]
         self.pairs = tuple(dict.fromkeys(pair_of(symbol) for symbol in spec.symbols))
         self._wanted: dict[tuple[str, str], bool] = {}  # (channel, canonical symbol) → acknowledged
+        self._requested: set[tuple[str, str]] = set()
         self._ready = False
         self._system = "online"
 
@@ -104,6 +107,7 @@ class Kraken:
             sends_per_second_max=5.0,
             connects_per_minute_max=15.0,
             overlap=numbered,
+            snapshots=("trades", "quotes") if numbered else (),
             history="trades since any time, 1000 a request",
             history_channels=("trades",) if numbered and self._base() is not None else (),
             rest_per_second_max=history.PER_SECOND_MAX,
@@ -141,25 +145,62 @@ class Kraken:
         return TEMPLATES if self.api == "v2" else None
 
     def on_open(self) -> list[Command]:
-        names = [CHANNELS[channel] for channel in dict.fromkeys(self.channels)]
-        self._wanted = {(name, canonical(pair)): False for name in names for pair in self.pairs}
+        self._wanted, self._requested = {}, set()
         self._ready, self._system = False, "online"
+        return self._ask("subscribe", self._names(), self.pairs)
+
+    def _names(self) -> list[str]:
+        return [CHANNELS[channel] for channel in dict.fromkeys(self.channels)]
+
+    def _ask(self, method: str, names: Iterable[str], pairs: Iterable[str]) -> list[Command]:
+        """Subscribe to or unsubscribe from these channels, by Kraken's names, of these pairs."""
+        keys = {(name, canonical(pair)): False for name in names for pair in pairs}
+        if method == "subscribe":
+            self._wanted |= keys
+            self._requested |= keys.keys()
         return [
-            Send(msgspec.json.encode(self._subscription(name, some)).decode())
+            Send(msgspec.json.encode(self._message(method, name, some)).decode())
             for name in names
-            for some in chunks(self.pairs, SUBSCRIBE_ITEMS_MAX)
+            for some in chunks(pairs, SUBSCRIBE_ITEMS_MAX)
         ]
 
-    def _subscription(self, name: str, pairs: list[str]) -> dict[str, Any]:
+    def _message(self, method: str, name: str, pairs: list[str]) -> dict[str, Any]:
         if self.api == "v1":
             old = [pair.replace("BTC/", "XBT/").replace("/BTC", "/XBT") for pair in pairs]
-            return {"event": "subscribe", "pair": old, "subscription": {"name": name}}
-        params: dict[str, Any] = {"channel": name, "symbol": pairs, "snapshot": True}
+            return {"event": method, "pair": old, "subscription": {"name": name}}
+        params: dict[str, Any] = {"channel": name, "symbol": pairs}
+        if method == "subscribe":
+            params["snapshot"] = True
         if name == "ticker":
             params["event_trigger"] = "bbo"  # every change of the best bid or offer; by default only trades trigger
         if name == "ohlc":
             params["interval"] = self.interval
-        return {"method": "subscribe", "params": params}
+        return {"method": method, "params": params}
+
+    def subscriptions(self) -> Subscriptions:
+        ours = {name: channel for channel, name in CHANNELS.items()}
+        desired = frozenset((channel, canonical(pair)) for channel in self.channels for pair in self.pairs)
+        known = frozenset((ours[name], symbol) for (name, symbol), known in self._wanted.items() if known)
+        return Subscriptions(desired, frozenset((ours[n], s) for n, s in self._requested) & desired, known & desired)
+
+    def resubscribe(self, keys: Iterable[Key]) -> list[Command]:
+        commands: list[Command] = []
+        pairs = {canonical(pair): pair for pair in self.pairs}
+        for channel, symbol in keys:
+            for method in ("unsubscribe", "subscribe"):
+                commands += self._ask(method, [CHANNELS[channel]], [pairs[symbol]])
+        return commands
+
+    def change(self, symbols: tuple[str, ...]) -> list[Command]:
+        pairs = tuple(dict.fromkeys(pair_of(symbol) for symbol in symbols))
+        gone = [pair for pair in self.pairs if pair not in pairs]
+        fresh = [pair for pair in pairs if pair not in self.pairs]
+        self.pairs, self.spec, self._ready = pairs, msgspec.structs.replace(self.spec, symbols=symbols), False
+        left = {canonical(pair) for pair in gone}
+        self._wanted = {key: known for key, known in self._wanted.items() if key[1] not in left}
+        self._requested = {key for key in self._requested if key[1] not in left}
+        names = self._names()
+        return [*self._ask("unsubscribe", names, gone), *self._ask("subscribe", names, fresh), *self._settled()]
 
     def on_control(self, payload: bytes) -> list[Command]:
         message = fields_of(payload)
@@ -170,6 +211,8 @@ class Kraken:
         if message.get("event") == "systemStatus":
             return self._on_status(message.get("status"))
         if message.get("event") == "subscriptionStatus":
+            if message.get("status") == "unsubscribed":
+                return []
             subscription = message.get("subscription")
             name = subscription.get("name") if isinstance(subscription, dict) else None
             error = message.get("errorMessage") if message.get("status") == "error" else None

@@ -46,6 +46,7 @@ class Client:
     def __init__(self, ws: Socket, conversation: Conversation, truth: VenueTruth) -> None:
         self.ws, self.conversation, self.truth = ws, conversation, truth
         self._opened = asyncio.get_running_loop().time()
+        self.withheld: int | None = None  # a symbol that is acknowledged and never delivered
         self.asked_at = 0.0  # when the set of subscriptions last changed, by the loop's clock
         self.subscribed = asyncio.Event()
         self.muted = np.zeros(len(conversation.venue.names), bool)  # symbols it is told nothing of, on command
@@ -86,6 +87,8 @@ class Client:
     def refresh(self) -> None:
         """Take over what the conversation has agreed to deliver."""
         self._mask = self.conversation.mask()
+        if self.withheld is not None:
+            self._mask[:, self.withheld] = False
         if self.conversation.wanted:
             self.asked_at = asyncio.get_running_loop().time()
             self.subscribed.set()

@@ -228,6 +228,7 @@ class Simulator:
         stage, path = found
         client = Client(ws, stage.conversation(stage.venue, path, ws.request.headers), stage.truth)
         client.limit(stage.limit)
+        client.withheld = stage.faults.withhold.pop(0) if stage.faults.withhold else None
         stage.clients.append(client)
         stage.truth.connections += 1
         play = asyncio.get_running_loop().create_task(self._play(stage, client)) if stage.capture is not None else None
@@ -359,6 +360,11 @@ class Simulator:
         stage = self._stages[provider]
         index = None if symbol is None else stage.venue.symbols.index(symbol)
         stage.faults.drop += [index] * count
+
+    def withhold(self, provider: str, symbol: str, connections: int = 1) -> None:
+        """Acknowledge a canonical symbol on the next connections and deliver nothing of it there."""
+        stage = self._stages[provider]
+        stage.faults.withhold += [stage.venue.symbols.index(symbol)] * connections
 
     def duplicate(self, provider: str, count: int = 1) -> None:
         """Send the next trades twice."""
