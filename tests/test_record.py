@@ -93,7 +93,7 @@ class FakeConnection:
         self.frames = 10
         await self._stopping.wait()
 
-    async def stop(self) -> None:
+    async def stop(self, reason: str = "") -> None:
         if not self._stopping.is_set():
             self.log.append(("close", utc()))
         self._stopping.set()

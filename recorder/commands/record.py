@@ -13,6 +13,7 @@ from typing import Any
 
 from recorder.commands.load import make_sink, migrate_to, refresh_views
 from recorder.core import encode, frames, histogram, latency, observations, websocket_frames
+from recorder.core.gaps import END_OF_SESSION
 from recorder.core.gate import Gate
 from recorder.core.observations import NO_SOURCE
 from recorder.core.pipeline import Pipeline
@@ -240,7 +241,7 @@ class Recording:
             )
             for shard in shards
         ]
-        run.failed = ""
+        run.failed, reason = "", "recorder stopped"
         tasks = [asyncio.create_task(connection.run()) for connection in run.connections]
         try:
             while until is None or time.time_ns() < until:  # asked again: a suspended machine slept longer
@@ -248,10 +249,11 @@ class Recording:
                 done, _ = await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()  # a connection ends by an error of ours only
-            self.log.info("feed.closed", feed=run.spec.name, reason="end of session")
+            reason = END_OF_SESSION
+            self.log.info("feed.closed", feed=run.spec.name, reason=reason)
         finally:
             try:
-                await asyncio.gather(*(c.stop() for c in run.connections))
+                await asyncio.gather(*(c.stop(reason) for c in run.connections))
             finally:
                 for task in tasks:
                     task.cancel()

@@ -15,9 +15,10 @@ from recorder.values.schema import LONG_NULL, TEXT_NULL, Table
 from recorder.values.tables import (
     BARS,
     FEED_EVENTS,
-    GAP_OPEN,
+    GAP_NOTE,
     GAP_SEQUENCE,
     GAPS,
+    NAMED,
     QUOTES,
     REJECTED,
     STATUSES,
@@ -243,6 +244,8 @@ class Output:
         self.batches = {name: Batch(table) for name, table in TABLES.items()}
         self.unknown: dict[tuple[str, str], int] = {}  # (feed, what) → how often
         self.kept: dict[tuple[str, int], dict[str, dict[str, int]]] = {}  # (feed, connection) → see Scope.kept
+        # Told when a connection has lost frames, while rows of the frames before the loss are all that was collected.
+        self.interrupted: Callable[[str, int, int, str], None] = lambda feed, connection, kind, cause: None
 
     def counts(self) -> list[int]:
         return [len(batch) for batch in self.batches.values()]
@@ -250,6 +253,18 @@ class Output:
     def rollback(self, counts: Iterable[int]) -> None:
         for batch, count in zip(self.batches.values(), counts, strict=True):
             batch.rollback(count)
+
+    def gap(
+        self, series: int, channel: str, kind: int, ts_event: int, ts_recv: int, cause: str,
+        *, from_id: int = LONG_NULL, to_id: int = LONG_NULL, missing: int = LONG_NULL, span_ns: int = 0,
+        status: int = GAP_NOTE, recovered: int = 0,
+    ) -> None:  # fmt: skip
+        """Append a row of GAPS; ``kind`` and ``status`` are codes of its labels."""
+        text = self.texts.id
+        self.batches[GAPS.name].append(
+            ts_event, ts_recv, series, text(channel), kind, from_id, to_id, missing, span_ns, text(cause), status,
+            recovered,
+        )  # fmt: skip
 
     def scope(self, feed: str, connection: int) -> Scope:
         if self._scopes == len(self.counters):
@@ -283,7 +298,7 @@ class Scope:
         self.item = 0  # of the next reject at this position
         self._rejected_at = -1
         self.counter = counter
-        self._series: dict[str, int] = {}
+        self._series = self.kept("series")
 
     @property
     def symbols(self) -> Iterable[str]:
@@ -313,44 +328,29 @@ class Scope:
         batch.append(ts_recv, self.feed_id, self.position, self.item, batch.varchar(reason[:1024]), batch.varchar(text))
         self.item += 1
 
-    def gap(
-        self,
-        ts_event: int,
-        ts_recv: int,
-        symbol: str,
-        channel: str,
-        kind: int,
-        from_id: int,
-        to_id: int,
-        missing: int,
-        span_ns: int,
-        cause: str,
-    ) -> None:
-        """Record something missing; ``kind`` is a code of the GAPS.kind label."""
-        batch = self.out.batches[GAPS.name]
-        batch.append(
-            ts_event, ts_recv, self.series(symbol), self.text(channel), kind, from_id, to_id, missing, span_ns,
-            self.text(cause), GAP_OPEN, 0,
+    def named(self, symbol: str, trade_id: int, ts_event: int, ts_recv: int) -> None:
+        """The provider named its newest trade: those up to it that have not come are missing."""
+        self.trades.append(
+            ts_event, ts_recv, self.series(symbol), TEXT_NULL, trade_id, TEXT_NULL, 0.0, 0.0, 0, TEXT_NULL, TEXT_NULL,
+            NAMED,
         )  # fmt: skip
 
     def sequence(self, number: int, ts_recv: int, channel: str = "connection") -> None:
-        """Check a per-connection counter that grows by one a frame; a jump is a gap of the whole connection."""
+        """Check a per-connection counter that grows by one a frame; a jump is a gap of the whole connection.
+
+        To be called before rows of the frame are appended.
+        """
         counters = self.out.counters
         last = int(counters[self.counter])
         counters[self.counter] = number
-        if last != NOTHING and number > last + 1:
-            self.gap(
-                ts_recv,
-                ts_recv,
-                "*",
-                channel,
-                GAP_SEQUENCE,
-                last + 1,
-                number - 1,
-                number - last - 1,
-                0,
-                "frames lost on the connection",
-            )
+        if last == NOTHING or number <= last + 1:
+            return
+        cause = "frames lost on the connection"
+        self.out.gap(
+            self.series("*"), channel, GAP_SEQUENCE, ts_recv, ts_recv, cause,
+            from_id=last + 1, to_id=number - 1, missing=number - last - 1,
+        )  # fmt: skip
+        self.out.interrupted(self.feed, self.connection, GAP_SEQUENCE, cause)
 
     def opened(self) -> None:
         """A new connection: its counters start over."""

@@ -7,6 +7,7 @@ days later, is an entry of its own, so nothing written before is ever read or ch
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -174,11 +175,11 @@ class Coverage:
 
     def warm(self) -> None:
         """Compile, or load from the cache, for each table's rows."""
-        for table in (TRADES, QUOTES, BARS):
-            rows = np.zeros(2, table.dtype)  # of one or none a column would be contiguous: another type
+        for table, size in product((TRADES, QUOTES, BARS), (1, 2)):  # of one row a column is contiguous: another type
+            rows = np.zeros(size, table.dtype)
             count_rows(
                 rows["series"], rows["ts_event"], rows["flags"], 0, np.zeros_like(self.verify),
-                np.zeros_like(self.slots), np.zeros_like(self.known), np.empty((2, COLUMNS), np.int64),
+                np.zeros_like(self.slots), np.zeros_like(self.known), np.empty((size, COLUMNS), np.int64),
             )  # fmt: skip
 
 

@@ -21,7 +21,9 @@ from recorder.values.tables import (
     DUPLICATE,
     GAP_TIME,
     GAP_TRADE_ID,
+    HISTORY,
     LATE,
+    NAMED,
     NOT_LAST_ELIGIBLE,
     NOT_VOLUME_ELIGIBLE,
     OUTLIER,
@@ -34,9 +36,10 @@ OVERLAP_SKEW_NS = 1_000_000_000  # two connections of one provider are not furth
 RECENT_IDS = 64  # ids remembered per series: Kraken repeats 50 trades after a reconnect
 VWAP_BUCKETS = 64  # the rolling VWAP moves in steps of a 64th of its window: bounded memory at any rate
 SERIES_INITIAL = 64
-GAP_COLUMNS = 8
+GAP_COLUMNS = 9
 CANCELLATION = 1e-6  # m2 below this part of its peak has lost six digits of sixteen
 
+BY_NEXT, BY_NAME, BY_CLOCK = 0, 1, 2  # what told of a gap: the trade after it, an id that was named, the time between
 # What ids tell, bits: only whether a trade was among the last, or also what is missing; whether quotes are numbered by
 # symbol, upwards over all connections.
 IDS_OPAQUE, IDS_CONTIGUOUS, QUOTES_NUMBERED = 0, 1, 2
@@ -79,7 +82,7 @@ class TradeState:
             ("last_price", "f8"), ("returns", "i8"), ("mean", "f8"), ("m2", "f8"), ("m2_peak", "f8"),
             ("sizes", "i8"), ("size_sum", "f8"), ("quote_ts", "i8"),
             ("first_id", "i8"), ("quote_id", "i8"), ("quote_recv", "i8"), ("trades", "i8"), ("quotes", "i8"),
-            ("trades_recv", "i8"), ("quotes_recv", "i8"),
+            ("trades_recv", "i8"), ("quotes_recv", "i8"), ("named", "i8"),
         ]
     )  # fmt: skip
 
@@ -124,6 +127,12 @@ def _seen_before(ids, key, count):
         if ids[i] == key:
             return True
     return False
+
+
+def keys_of(rows: np.ndarray) -> np.ndarray:
+    """(n,) int64: what tells TRADES rows of one series apart, as ``TradeState.ids`` holds it."""
+    keys: np.ndarray = rows["trade_id"] ^ ((rows["exchange"].astype(np.int64) + 1) << 48)
+    return keys
 
 
 @njit(cache=True, nogil=True)
@@ -238,7 +247,7 @@ def _session_vwap(s, ts, price, size, counts, boundaries):
 
 
 @njit(cache=True, nogil=True)
-def _write_gap(gaps, n, row, kind, from_id, to_id, missing, span):
+def _write_gap(gaps, n, row, kind, by, from_id, to_id, missing, span):
     gaps[n, 0] = row.series
     gaps[n, 1] = row.ts_event
     gaps[n, 2] = row.ts_recv
@@ -247,6 +256,7 @@ def _write_gap(gaps, n, row, kind, from_id, to_id, missing, span):
     gaps[n, 5] = to_id
     gaps[n, 6] = missing
     gaps[n, 7] = span
+    gaps[n, 8] = by
     return n + 1
 
 
@@ -260,10 +270,14 @@ def trades_kernel(
     rows     (n,) TRADES rows; updated in place
     scalars, ids, buckets, returns, sizes   TradeState, updated in place
     boundaries, zone_starts   session starts of zone z are boundaries[zone_starts[z]:zone_starts[z + 1]]
-    gaps     (2 n, 8) int64: series, ts_event, ts_recv, kind, from_id, to_id, missing, span_ns
+    gaps     (2 n, 9) int64: series, ts_event, ts_recv, kind, from_id, to_id, missing, span_ns, by (BY_…)
     Returns how many gaps were written.
 
     Corrections and cancellations may repeat an id: they are neither repeats nor gaps.
+    A row flagged NAMED is no trade: ids up to its own have been given out, and those not seen are a gap at once;
+    ``missed`` of the next trade counts them again. The row itself changes nothing else and is not to be stored.
+    A row flagged HISTORY is known to have been missing: it is no repeat and no gap, becomes LATE, counts in the VWAP of
+    the present session if it belongs to it, and changes nothing else.
     A row seen before is flagged DUPLICATE and changes nothing else: the same id and exchange among the last RECENT_IDS,
     or a contiguous id since which none was missing, no newer than the newest row (a provider that starts its ids over
     does so later). So an overlap of two connections may be of any length.
@@ -275,8 +289,25 @@ def trades_kernel(
     for i in range(len(rows)):
         row = rows[i]
         s = scalars[row.series]
-        s.trades += 1
         ts, number, flags = row.ts_event, row.trade_id, row.flags
+        if flags & NAMED:
+            if s.last_id != LONG_NULL and number > s.last_id:
+                missing = number - s.last_id
+                span = max(0, ts - s.last_ts)
+                found = _write_gap(gaps, found, row, GAP_TRADE_ID, BY_NAME, s.last_id + 1, number, missing, span)
+                s.named += missing
+                s.last_id = number
+                s.first_id = number + 1
+            continue
+        if flags & HISTORY:
+            row.flags = flags | LATE
+            if s.session_start <= ts < s.session_end:
+                zone = boundaries[zone_starts[s.zone] : zone_starts[s.zone + 1]]
+                row.vwap = _session_vwap(
+                    s, ts, row.price, row.size, not flags & (NOT_VOLUME_ELIGIBLE | CANCELLED), zone
+                )
+            continue
+        s.trades += 1
         if not flags & BACKFILLED:
             s.trades_recv = row.ts_recv
         withdrawn = flags & CANCELLED
@@ -291,20 +322,28 @@ def trades_kernel(
             ids[row.series, s.seen % RECENT_IDS] = key
             s.seen += 1
             if contiguous:
-                if s.last_id != LONG_NULL and number > s.last_id + 1:
-                    missing = number - s.last_id - 1
-                    row.missed = missing
-                    found = _write_gap(
-                        gaps, found, row, GAP_TRADE_ID, s.last_id + 1, number - 1, missing, max(0, ts - s.last_ts)
-                    )
-                if number > s.last_id + 1 or s.last_id == LONG_NULL:
-                    s.first_id = number
-                s.last_id = max(s.last_id, number)
+                if s.last_id == LONG_NULL or number > s.last_id:
+                    missing = 0 if s.last_id == LONG_NULL else number - s.last_id - 1
+                    if missing > 0:
+                        span = max(0, ts - s.last_ts)
+                        found = _write_gap(
+                            gaps, found, row, GAP_TRADE_ID, BY_NEXT, s.last_id + 1, number - 1, missing, span
+                        )
+                    if missing > 0 or s.last_id == LONG_NULL:
+                        s.first_id = number
+                    if missing + s.named > 0:
+                        row.missed = missing + s.named
+                    s.named = 0
+                    s.last_id = number
+                elif s.named > 0:
+                    s.named -= 1  # one of those named came after all
         if s.last_ts != NO_TIME:
             if ts < s.last_ts:
                 flags |= LATE
             elif time_gap_ns > 0 and ts - s.last_ts > time_gap_ns and not withdrawn:
-                found = _write_gap(gaps, found, row, GAP_TIME, LONG_NULL, LONG_NULL, LONG_NULL, ts - s.last_ts)
+                found = _write_gap(
+                    gaps, found, row, GAP_TIME, BY_CLOCK, LONG_NULL, LONG_NULL, LONG_NULL, ts - s.last_ts
+                )
         s.last_ts = max(s.last_ts, ts)
         counts = not flags & (NOT_VOLUME_ELIGIBLE | CANCELLED)
         zone = boundaries[zone_starts[s.zone] : zone_starts[s.zone + 1]]
@@ -367,7 +406,7 @@ class Kernels:
         return len(self._zone_starts) - 2
 
     def trades(self, rows: np.ndarray) -> np.ndarray:
-        """Run over TRADES rows in place; return the gaps found, (k, 8) int64 as trades_kernel says."""
+        """Run over TRADES rows in place; return the gaps found, (k, 9) int64 as trades_kernel says."""
         assert rows.dtype == TRADES.dtype
         if len(self._gaps) < 2 * len(rows):
             self._gaps = np.empty((2 * len(rows), GAP_COLUMNS), np.int64)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from typing import cast
 
 import msgspec
 import numpy as np
 
-from recorder.core import observations
+from recorder.core import history, observations
 from recorder.core.batch import Output, Rows, Scope
 from recorder.core.coverage import BY_ID, BY_NOTHING, BY_SEQUENCE, CHANNELS, Coverage
 from recorder.core.encode import Dictionary, Sealed, merge_rows, sort_rows
-from recorder.core.frames import BINARY, CLOSED, OBSERVED, OPENED, SOURCE, Frames
+from recorder.core.frames import BINARY, CLOSED, OBSERVED, OPENED, RESPONSE, SOURCE, Frames
+from recorder.core.gaps import GapBook
 from recorder.core.kernels import IDS_CONTIGUOUS, IDS_OPAQUE, QUOTES_NUMBERED, Kernels
 from recorder.core.snapshot import (
     Content,
@@ -27,7 +29,7 @@ from recorder.core.snapshot import (
 from recorder.core.templates import Matcher
 from recorder.values.config import KernelsConfig
 from recorder.values.errors import FrameError, RecorderError
-from recorder.values.feed import MINUTE, Capability, Feed, FeedSpec, Key
+from recorder.values.feed import MINUTE, Capability, Feed, FeedSpec, Historian, HistoryRequest, Key
 from recorder.values.schedule import day_boundaries
 from recorder.values.schema import TEXT_NULL
 from recorder.values.tables import (
@@ -35,8 +37,9 @@ from recorder.values.tables import (
     DUPLICATE,
     GAP_OPEN,
     GAP_TIME,
-    GAP_TRADE_ID,
     GAPS,
+    HISTORY,
+    NAMED,
     QUOTES,
     REJECTED,
     STATUSES,
@@ -57,6 +60,7 @@ class Source:
     """A connection as the journal knows it: its decoder and what came of its frames."""
 
     spec: FeedSpec
+    feed: Feed
     scope: Scope
     decode: Decode
     matched: Callable[[], int]  # frames that its templates took
@@ -66,6 +70,13 @@ class Source:
     @property
     def frames(self) -> int:
         return self.decoded + self.matched()
+
+    @cached_property
+    def read_history(self) -> Callable[[HistoryRequest, bytes, int], None]:
+        """Decodes a page. Raises FrameError where the feed has no history."""
+        if not self.feed.capability().history_channels:
+            raise FrameError(f"feed {self.spec.name} has no history that this version reads")
+        return cast(Historian, self.feed).history_decoder(self.scope)
 
 
 class Pipeline:
@@ -85,6 +96,8 @@ class Pipeline:
         self._series_rules: dict[str, tuple[int, ...]] = {}  # feed → (id kind, zone, how channels are verified …)
         self.kernels = Kernels(settings)
         self.coverage = Coverage(self.out)
+        self.gaps = GapBook(self.out, self.kernels)
+        self.out.interrupted = self._interrupted
         self._minute = 0  # start of the minute of reception, the latest of any frame so far
         self._computed: dict[str, list[Rows]] = {}  # rows that kernels have seen, for the next block
         self._held: dict[str, Rows] = {}  # rows handed over with the next block
@@ -118,6 +131,7 @@ class Pipeline:
             at = last
         self._matcher.release()
         if count:
+            self.gaps.received(frames, count)
             self.position = frames.end
 
     def _decode(self, frames: Frames, first: int, last: int) -> None:
@@ -152,9 +166,43 @@ class Pipeline:
                 scope.position = end
                 scope.opened()
                 scope.event(ts_recv, "opened", None)
+                self._run_kernels()
+                self.gaps.received(frames, int(np.searchsorted(frames.ends, end)))
+                self.gaps.opened(scope.feed, scope.connection, number, ts_recv)
             elif kind == CLOSED:
                 scope.position = end
-                scope.event(ts_recv, "closed", payload.decode("utf-8", "replace"))
+                reason = payload.decode("utf-8", "replace")
+                scope.event(ts_recv, "closed", reason)
+                self.gaps.closed(scope.feed, scope.connection, ts_recv, reason)
+            elif kind == RESPONSE:
+                scope.position = end
+                self._answered(source, payload, ts_recv)
+
+    def _interrupted(self, feed: str, connection: int, kind: int, cause: str) -> None:
+        self._run_kernels()
+        self.gaps.interrupt(feed, connection, kind, cause)
+
+    def _answered(self, source: Source, payload: bytes, ts_recv: int) -> None:
+        """An answer of the provider's history: what was missing becomes rows, everything else is dropped."""
+        self._run_kernels()
+        before, readable = self.out.counts(), True
+        try:
+            page, body = history.decode(payload)
+        except FrameError as error:
+            source.rejected += 1
+            source.scope.reject(str(error), payload, ts_recv)
+            return
+        try:
+            if not page.reason:
+                source.read_history(page.request, body, ts_recv)
+        except Exception as error:
+            self.out.rollback(before)
+            source.rejected, readable = source.rejected + 1, False
+            source.scope.reject(f"{page.url}: {type(error).__name__}: {error}", body, ts_recv)
+        self._know_series()
+        rows = self.out.batches[TRADES.name].seal()
+        kept = replace(rows, rows=self.gaps.page(page, rows.rows, readable))
+        self._computed.setdefault(TRADES.name, []).append(self._compute(TRADES.name, kept, live=False))
 
     def _observe(self, payload: bytes) -> None:
         """Rows of our own; those of another version that do not fit are counted and passed over."""
@@ -194,7 +242,7 @@ class Pipeline:
             self._matcher.withdraw(number)
         else:
             self._matcher.declare(number, scope, templates)
-        self.sources[number] = Source(spec, scope, decode, partial(self._matcher.matched, number))
+        self.sources[number] = Source(spec, feed, scope, decode, partial(self._matcher.matched, number))
 
     @property
     def pending(self) -> int:
@@ -233,11 +281,21 @@ class Pipeline:
             if len(batch):
                 self._computed.setdefault(name, []).append(self._compute(name, batch.seal()))
 
-    def _compute(self, name: str, sealed: Rows) -> Rows:
-        """What kernels add to fresh rows, and which of them are not to be stored again."""
+    def _compute(self, name: str, sealed: Rows, live: bool = True) -> Rows:
+        """What kernels add to fresh rows, and which of them are not to be stored again.
+
+        live  by the stream, not from history
+        """
         rows = sealed.rows
         if name == TRADES.name:
-            self._add_gaps(self.kernels.trades(rows))
+            found = self.kernels.trades(rows)
+            if live:
+                self.gaps.passed(rows, found)
+            else:
+                rows["flags"] &= ~HISTORY
+            named = (rows["flags"] & NAMED) != 0
+            if named.any():
+                rows = rows[~named]
         elif name == QUOTES.name:
             self.kernels.quotes(rows)
         elif name in (GAPS.name, REJECTED.name):
@@ -261,7 +319,7 @@ class Pipeline:
             for feed, ts_event in rows[["feed", "ts_event"]].tolist():
                 self.coverage.tell(series(self.out.texts.name(feed), "*"), channel, ts_event, 0, 1, TEXT_NULL)
             return
-        fresh = rows[(rows["status"] == GAP_OPEN) & (rows["kind"] != GAP_TIME)]
+        fresh = rows[(rows["status"] <= GAP_OPEN) & (rows["kind"] != GAP_TIME)]
         columns = ["series", "channel", "ts_event", "missing", "cause"]
         for series_id, channel, ts_event, missing, cause in fresh[columns].tolist():
             self.coverage.tell(series_id, channel, ts_event, max(missing, 0), 0, cause)
@@ -297,15 +355,6 @@ class Pipeline:
             state.add(kind, zone)
             self.coverage.add_series(tuple(verify))
 
-    def _add_gaps(self, gaps: np.ndarray) -> None:
-        """Gaps found by the kernels become rows of this same block: GAPS comes after TRADES among the batches."""
-        batch, text = self.out.batches[GAPS.name], self.out.texts.id
-        for series, ts_event, ts_recv, kind, from_id, to_id, missing, span in gaps.tolist():
-            cause = "ids missing in the stream" if kind == GAP_TRADE_ID else "no trade for longer than time_gap_s"
-            batch.append(
-                ts_event, ts_recv, series, text("trades"), kind, from_id, to_id, missing, span, text(cause), GAP_OPEN, 0
-            )
-
     def snapshot(self) -> Snapshot:
         """State after the last frame consumed. Only right after ``seal()``: rows handed over are not in it."""
         assert not self.pending, "a snapshot is taken when every row has been handed over"
@@ -325,6 +374,7 @@ class Pipeline:
             kept=[(*key, {name: dict(values) for name, values in kept.items()}) for key, kept in self.out.kept.items()],
             kernels=kernels_state(self.kernels),
             coverage=self.coverage.state(),
+            gaps=self.gaps.state(),
         )
         spaces = {space: (by_scope.get(scope, -1), name) for (scope, name), space in self.out.spaces.items()}
         return Snapshot(content, self.out.spellings.memories(), spaces)
@@ -337,6 +387,7 @@ class Pipeline:
         self._series_rules = {feed: tuple(rules) for feed, rules in content.rules.items()}
         restore_kernels(self.kernels, content.kernels)
         self.coverage.restore(content.coverage)
+        self.gaps.restore(content.gaps)
         for state in content.sources:
             self._declare(state.number, msgspec.json.encode(state.spec))
             source = self.sources.get(state.number)

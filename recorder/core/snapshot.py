@@ -45,6 +45,7 @@ class Content(msgspec.Struct):
     kept: list[tuple[str, int, dict[str, dict[str, int]]]]  # feed, connection, see Scope.kept
     kernels: dict[str, Any]
     coverage: dict[str, Any]
+    gaps: dict[str, Any]
 
 
 @dataclass(frozen=True)

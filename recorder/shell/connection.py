@@ -105,11 +105,11 @@ class Connection:
         if self._auditor is not None and self._link is not None:
             self._auditor.look(self._link)
 
-    async def stop(self) -> None:
+    async def stop(self, reason: str = "recorder stopped") -> None:
         """Close politely; ``run`` returns soon after."""
         self._stopping.set()
         if self._link is not None:
-            await self._link.close("recorder stopped")
+            await self._link.close(reason)
 
     def reopen(self, reason: str) -> None:
         """Close this connection and open another after the session's backoff; ``reason`` is logged and journalled.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -211,12 +211,25 @@ class Feed(Protocol):
     def decoder(self, out: Any) -> Callable[[bytes, int], None]:
         """Return decode(payload, ts_recv): frame → rows into ``out``. Raises FrameError for what does not fit."""
 
-    # A feed whose capability names ``history_channels`` also has:
-    #   history(request) -> Generator[HttpRequest, HttpResponse, None]: yields a request, is sent its response (status
-    #     200 only), yields the next page, returns when there is no more. Raises SymbolError, ConfigError.
-    #   history_decoder(out) -> decode(request: HistoryRequest, body: bytes, ts_recv: int): one page → rows into ``out``
-    #     with the flag BACKFILLED and the same identity as from the stream. Raises FrameError, also for an error that
-    #     comes as HTTP 200.
     # A feed may also have ``templates(out) -> recorder.core.templates.Templates | None``, asked for after ``decoder``
     # with the same ``out``: its commonest messages as they look, which compiled code then turns into rows without a
     # call of decode. What they match, decode must read just so; every other frame goes to decode.
+
+
+class Historian(Protocol):
+    """What a feed has besides when its capability names ``history_channels``."""
+
+    def capability(self) -> Capability: ...
+
+    def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
+        """Yield a request, be sent its response (status 200 only), yield the next page, return when there is no more.
+
+        Raises SymbolError, ConfigError. Where trade ids are not contiguous pages come oldest first.
+        """
+
+    def history_decoder(self, out: Any) -> Callable[[HistoryRequest, bytes, int], None]:
+        """Return decode(request, body, ts_recv): one page → rows into ``out``.
+
+        Rows have the flag BACKFILLED and the identity they have from the stream. Raises FrameError, also for an error
+        that comes as HTTP 200.
+        """

@@ -15,6 +15,8 @@ NOT_LAST_ELIGIBLE = 64  # may not set last, open, high, low or close
 NOT_VOLUME_ELIGIBLE = 128  # does not count in volume or VWAP
 HALTED = 256  # printed while the symbol was halted
 DUPLICATE = 512  # seen before in this stream: never stored, used between kernels only
+NAMED = 1024  # no trade: the provider named this id as its newest; never stored, for kernels only
+HISTORY = 2048  # from an answer of the provider's history; never stored, for kernels only
 
 FLAGS = {
     "outlier": OUTLIER,
@@ -31,8 +33,11 @@ FLAGS = {
 SIDES = ("sell", "buy")
 SELL, BUY = 1, 2  # codes of the `side` label; 0 is unknown
 
-GAP_TRADE_ID, GAP_SEQUENCE, GAP_TIME = 1, 2, 3  # codes of the `kind` label of gaps
-GAP_OPEN = 1  # code of their `status` label
+GAP_KINDS = ("trade_id", "sequence", "time", "disconnect")
+GAP_TRADE_ID, GAP_SEQUENCE, GAP_TIME, GAP_DISCONNECT = 1, 2, 3, 4  # codes of the `kind` label of gaps
+GAP_STATUSES = ("open", "repaired", "partial", "unrepairable")
+GAP_OPEN, GAP_REPAIRED, GAP_PARTIAL, GAP_UNREPAIRABLE = 1, 2, 3, 4  # codes of their `status` label
+GAP_NOTE = 0  # status of a gap that names nothing to be fetched: null
 
 TRADES = Table(
     "trades",
@@ -127,18 +132,18 @@ GAPS = Table(
     partition="MONTH",
     dedup=("ts_event", "symbol", "feed", "channel", "kind", "from_id"),  # two gaps may end in the same millisecond
     columns=(
-        Column("ts_event", TIMESTAMP, "first event after the gap; receive time for a lost connection"),
+        Column("ts_event", TIMESTAMP, "first event after the gap; of a lost connection its reopening"),
         Column("ts_recv", TIMESTAMP, "when the gap was noticed"),
         series(),
         Column("channel", symbol(64), "trades, quotes …"),
-        Column("kind", label("trade_id", "sequence", "time", "disconnect"), "what told us"),
+        Column("kind", label(*GAP_KINDS), "what told us"),
         Column("from_id", LONG, "first id missing"),
         Column("to_id", LONG, "last id missing"),
         Column("missing", LONG, "how many; null when it cannot be known"),
         Column("span_ns", LONG, "time between the events on both sides"),
         Column("cause", symbol(256), "as far as known"),
-        Column("status", label("open", "repaired", "partial", "unrepairable"), "what became of it"),
-        Column("recovered", LONG, "how many were fetched from history"),
+        Column("status", label(*GAP_STATUSES), "what became of it; null: a note, nothing is fetched for it"),
+        Column("recovered", LONG, "how many came after all: from history, or late from the stream"),
     ),
 )
 

@@ -8,17 +8,22 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from decoding import FRAME_END, Recorded, facts, received, same_facts
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recorder.core.frames import SOURCE, TEXT, frames_from_list
+from recorder.core.pipeline import Pipeline
 from recorder.feeds import make
 from recorder.feeds.coinbase import RATE_HOLD_NS, SUBSCRIBE_ITEMS_MAX
+from recorder.values.config import KernelsConfig
 from recorder.values.errors import ConfigError, FrameError, SymbolError
 from recorder.values.feed import Fatal, FeedSpec, Notice, Ready, Reconnect, Send
+from recorder.values.schema import LONG_NULL
 from recorder.values.symbols import hashed_id
-from recorder.values.tables import BACKFILLED
+from recorder.values.tables import BACKFILLED, GAP_TRADE_ID
 
 MATCH = (
     b'{"type":"match","trade_id":10,"sequence":50,"maker_order_id":"27fff20b-af29-4f45-8744-56dd1ef57dc0",'
@@ -146,12 +151,18 @@ def test_text_prices_are_the_nearest_floats(price: Any) -> None:
 
 
 def test_a_trade_that_two_heartbeats_miss_is_a_gap() -> None:
-    feed = Recorded("coinbase").decode(MATCH)
-    for last in (10, 13, 13, 13):
-        feed.decode(HEARTBEAT % last)
-    [gap] = feed.rows("gaps")
-    assert (gap["symbol"], gap["from_id"], gap["to_id"], gap["missing"]) == ("BTC-USD", 11, 13, 3)
-    assert (gap["kind"], gap["channel"], gap["status"]) == ("trade_id", "trades", "open")
+    pipeline = Pipeline(KernelsConfig(), make)
+    beats = [HEARTBEAT % last for last in (10, 13, 13, 13)]
+    later = MATCH.replace(b'"trade_id":10', b'"trade_id":14')
+    spec = FeedSpec(name="f", provider="coinbase", symbols=("BTC-USD",))
+    frames = [(SOURCE, 0, FRAME_END, msgspec.json.encode(spec))]
+    frames += [(TEXT, 0, FRAME_END, payload) for payload in (MATCH, *beats, later)]
+    pipeline.consume(frames_from_list(frames))
+    rows = {block.table.name: block.rows for block in pipeline.seal().tables}
+    (gap,) = rows["gaps"]
+    assert (gap["kind"], gap["from_id"], gap["to_id"], gap["missing"]) == (GAP_TRADE_ID, 11, 13, 3)
+    assert pipeline.out.series.keys[gap["series"]] == ("f", "BTC-USD")
+    assert [(row["trade_id"], row["missed"]) for row in rows["trades"]] == [(10, LONG_NULL), (14, 3)]
 
 
 def test_a_heartbeat_that_overtakes_its_trade_is_no_gap() -> None:

@@ -27,7 +27,7 @@ from recorder.values.messages import (
     quoted,
 )  # fmt: skip
 from recorder.values.schema import TEXT_NULL
-from recorder.values.tables import BACKFILLED, BUY, GAP_TRADE_ID, QUOTES, SELL, TRADES
+from recorder.values.tables import BACKFILLED, BUY, QUOTES, SELL, TRADES
 
 MISSED_MAX = 1 << 20  # trades a heartbeat may be ahead of us; more is another id space, not a loss
 
@@ -188,12 +188,9 @@ def decoder(scope: Scope, canonical: Callable[[str], str]) -> Callable[[bytes, i
             return
         newest = last
         if due is not None and last < due:
-            ts_event = rfc3339_ns(message.time)
-            missing = due - last
-            cause = "a heartbeat named trades that did not come"
             saw(product, due)
             newest = due
-            scope.gap(ts_event, ts_recv, canonical(product), "trades", GAP_TRADE_ID, last + 1, due, missing, 0, cause)
+            scope.named(canonical(product), due, rfc3339_ns(message.time), ts_recv)
         if newest < message.last_trade_id <= last + MISSED_MAX:
             promised[product] = message.last_trade_id
 
