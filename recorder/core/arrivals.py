@@ -77,6 +77,7 @@ class Profile:
         self._channels: list[str] = []
         self._index: dict[tuple[str, str], int] = {}
         self._midnights = day_boundaries(zone)
+        self._slot = 0, (0, 0)  # the last one asked for: where it starts, and which
         self._priors: tuple[tuple[int, int, int], np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -99,8 +100,10 @@ class Profile:
 
     def slot(self, ts: int) -> tuple[int, int]:
         """(0 on weekdays, 1 at weekends; bin) of a time. On days when clocks change, bins are an hour off."""
-        kind, bin_ = self._slots(np.array([ts]))
-        return int(kind[0]), int(bin_[0])
+        if not self._slot[0] <= ts < self._slot[0] + BIN_NS:
+            kind, bin_ = self._slots(np.array([ts]))
+            self._slot = ts - ts % BIN_NS, (int(kind[0]), int(bin_[0]))
+        return self._slot[1]
 
     def _slots(self, ts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         midnight = self._midnights[np.searchsorted(self._midnights, ts, "right") - 1]
@@ -182,6 +185,7 @@ class Silences:
         self._pending = np.empty((0, 4))  # of the silence that has not ended: ticks, sum of v, long ticks, their excess
         # by group: ticks, sum of v, long ticks, sum of their excess, silences ended, long silences ended
         self._pools = np.empty((0, 6))
+        self._laws = self._fit()
 
     def grow(self, streams: int, groups: int) -> None:
         more, fresh = streams - len(self.expected), groups - len(self._pools)
@@ -190,6 +194,7 @@ class Silences:
             self._pending = np.concatenate([self._pending, np.zeros((more, 4))])
         if fresh > 0:
             self._pools = np.concatenate([self._pools, np.zeros((fresh, 6))])
+            self._laws = self._fit()
 
     def tick(self, step: np.ndarray, fresh: np.ndarray, arrived: np.ndarray, group: np.ndarray) -> None:
         """One second has passed.
@@ -207,6 +212,8 @@ class Silences:
                 np.add.at(self._pools[:, column], to, done[:, column])
             np.add.at(self._pools[:, 4], to, 1.0)
             np.add.at(self._pools[:, 5], to, done[:, 2] > 0)
+            self._pools[self._pools[:, 0] > MEMORY_TICKS] /= 2
+            self._laws = self._fit()
         self._pending[arrived] = 0.0
         long = TAIL * self.laws()[0][np.maximum(group, 0)] if len(self._pools) else np.full(len(step), np.inf)
         over = self.expected > long
@@ -214,7 +221,6 @@ class Silences:
         self._pending[:, 1] += self.expected
         self._pending[:, 2] += over
         self._pending[:, 3] += np.where(over, self.expected - long, 0.0)
-        self._pools[self._pools[:, 0] > MEMORY_TICKS] /= 2
 
     def restart(self, streams: np.ndarray) -> None:
         """These start over; the silence they were in is not learnt from: it may have been death."""
@@ -223,6 +229,9 @@ class Silences:
 
     def laws(self) -> tuple[np.ndarray, np.ndarray]:
         """(c, k) of every group."""
+        return self._laws
+
+    def _fit(self) -> tuple[np.ndarray, np.ndarray]:
         ticks, total, long, excess, ended, long_ended = self._pools.T
         seen = np.divide(total, ticks, out=np.full(len(ticks), CLUSTER_PRIOR), where=ticks > 0)
         c = np.maximum(CLUSTER_MIN, (seen * ended + CLUSTER_PRIOR * PRIOR_WEIGHT) / (ended + PRIOR_WEIGHT))
