@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,19 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 class Recorder:
-    """A running ``recorder run``."""
+    """A running ``recorder run``.
 
-    def __init__(self, config: Path, *arguments: str, metrics_port: int = 0, **env: str) -> None:
+    program  what runs it, if not ``python -m recorder``
+    """
+
+    def __init__(
+        self, config: Path, *arguments: str, metrics_port: int = 0, program: Sequence[str] = (), **env: str
+    ) -> None:
         self.folder, self.metrics_port = config.parent, metrics_port
         self.stderr = self.folder / f"stderr.{time.monotonic_ns()}"
         with open(self.stderr, "wb") as file:
             self.process = subprocess.Popen(
-                command("--config", config, "run", "--now", *arguments),
+                [*(program or command()), "--config", str(config), "run", "--now", *arguments],
                 stderr=file, stdout=file, env=environment(**env), start_new_session=True,
             )  # fmt: skip
 

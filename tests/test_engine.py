@@ -192,6 +192,20 @@ def test_another_engine_continues_where_the_first_one_was_released(journal: Jour
     asyncio.run(run())
 
 
+def test_nothing_is_built_again_by_a_start_from_a_state_at_the_released_position(journal: Journal) -> None:
+    """Until then no coverage is written when stopping: entries of a state half built would be wrong."""
+    append(journal, 1, 50)
+
+    async def run() -> None:
+        pipeline = Pipeline(KernelsConfig(), make)
+        while (frames := journal.read(pipeline.position)) is not None:
+            pipeline.consume(frames)
+        assert Engine(journal, pipeline, BatchConfig(), stored=pipeline.position).stored == 0
+        assert Engine(journal, Pipeline(KernelsConfig(), make), BatchConfig(), stored=pipeline.position).stored > 0
+
+    asyncio.run(run())
+
+
 def test_draining_gives_up_in_time_when_the_database_does_not_answer(journal: Journal) -> None:
     async def run() -> None:
         engine, sink = new_engine(journal), GatedSink()

@@ -69,7 +69,7 @@ class Engine:
         stored: int = 0,
     ) -> None:
         self.pipeline = pipeline
-        self.stored = stored
+        self.stored = stored if stored > pipeline.position else 0
         self.decoded = Histogram()  # receive → decoded, per frame
         self.queryable = Histogram()  # receive → applied, per row, by the first row of its block
         self.ledger = Ledger(journal.end)
