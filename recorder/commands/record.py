@@ -11,12 +11,15 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from recorder.commands.load import make_sink, migrate_to, refresh_views
 from recorder.core import encode, frames, histogram, latency, observations, websocket_frames
 from recorder.core.gaps import END_OF_SESSION
 from recorder.core.gate import Gate
 from recorder.core.observations import NO_SOURCE
 from recorder.core.pipeline import Pipeline
+from recorder.core.sharing import shared_anew
 from recorder.feeds import PROVIDERS, make
 from recorder.shell import ledger
 from recorder.shell.connection import Connection
@@ -132,6 +135,9 @@ class Recording:
         check_feeds(specs)
         wanted = {spec.name: spec for spec in specs}
         keys = {name: credentials(PROVIDERS[spec.provider], self._env) for name, spec in wanted.items()}
+        for name, run in self.feeds.items():
+            if name in wanted and wanted[name] != run.spec and self._change_symbols(run, wanted[name], keys[name]):
+                self.log.info("feed.changed", feed=name, symbols=len(run.spec.symbols))
         changed: dict[str, FeedRun] = {}
         for name in [name for name, run in self.feeds.items() if wanted.get(name) != run.spec]:
             run = self.feeds.pop(name)
@@ -154,6 +160,23 @@ class Recording:
                     self._spawn(self._drop(run.previous))
                 continue
             run.task = asyncio.create_task(self._keep_feed(run, keys[name]))
+
+    def _change_symbols(self, run: FeedRun, spec: FeedSpec, keys: Mapping[str, str]) -> bool:
+        """Subscribe and unsubscribe on the open connections, if nothing but symbols has changed and they suffice."""
+        if not run.connections or run.previous or msgspec.structs.replace(spec, symbols=run.spec.symbols) != run.spec:
+            return False
+        specs = shared_anew(
+            [connection.spec for connection in run.connections],
+            make(spec, keys).shards(),
+            lambda shard: make(shard, keys).capability().symbols_per_connection_max,
+        )
+        if specs is None:
+            return False
+        for connection, changed in zip(run.connections, specs, strict=True):
+            if changed != connection.spec:
+                connection.change(changed)
+        run.spec = spec
+        return True
 
     def observe(self, table: Table, rows: Iterable[Sequence[Any]]) -> None:
         """Record rows of our own, by the journal like everything else; while the disk is full they are dropped."""

@@ -64,6 +64,10 @@ class Session:
         """Something that the shell has found out makes this necessary."""
         return self._note([command], now)
 
+    def on_change(self, symbols: tuple[str, ...], now: int) -> list[Command]:
+        """The feed's symbols are these from now on; on an open connection carry out what is returned."""
+        return self._note(self.feed.change(symbols), now)
+
     def on_timer(self, now: int, mute: bool = False) -> list[Command]:
         """Called about once a second while open: time-outs, a provider's own pings, the end of a connection's life.
 

@@ -119,6 +119,18 @@ class Connection:
         if self._link is not None and self._link.alive:
             self._link.carry_out([Reconnect(reason)])
 
+    def change(self, spec: FeedSpec) -> None:
+        """The same connection with other symbols: subscribed and unsubscribed while it is open, the others go on.
+
+        Raises SymbolError, before anything has changed.
+        """
+        commands = self.session.on_change(spec.symbols, time.monotonic_ns())
+        self.spec = spec
+        if self._link is not None:
+            self._link.become(spec, "its symbols have changed")
+            if self._link.opened:
+                self._link.carry_out(commands)
+
     async def _admitted(self, wait_ns: int) -> bool:
         """Wait, then until the provider may be connected to; False when stopped meanwhile."""
         due = time.monotonic_ns() + wait_ns
@@ -200,6 +212,8 @@ class Connection:
         if self._link is new:
             self.renewals += 1
             self._wake()
+            if new.spec != self.spec:  # changed while it was opened
+                self.change(self.spec)
             if self._auditor is not None:
                 self._auditor.opened(new)
             self._look()

@@ -77,6 +77,11 @@ class Link:
         return self.session.state is State.READY and not self.ended.done()
 
     @property
+    def opened(self) -> bool:
+        """Its session has begun."""
+        return self._source >= 0
+
+    @property
     def alive(self) -> bool:
         return self.client is not None and not self.ended.done()
 
