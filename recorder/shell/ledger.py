@@ -2,8 +2,8 @@
 
 What the stages are and why they add up: ``recorder.core.latency``. This module holds the times until a block is
 applied. A second is that in which rows became queryable. Per chunk of received bytes it costs two appends to an array,
-per read one to a list, per row (when its block is sent and when it is applied) compiled work over columns: some 40 ns of
-CPU a row of a single-trade frame, 1 in 20 of what the engine takes for it.
+per read one to a list, per row (when its block is sent and when it is applied) compiled work over columns: about 40 ns
+of CPU a row of a single-trade frame, 1 in 20 of what the engine takes for it.
 """
 
 from __future__ import annotations
