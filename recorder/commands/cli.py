@@ -33,6 +33,7 @@ VERBS = {
     "schema": "print the tables and views as SQL, or apply them",
     "sql": "a query as a table, CSV or JSON; without one, a console",
     "replay": "journal segments or captures through the pipeline into the database",
+    "journal": "list, verify, export and import journal segments",
     "simulate": "serve a journal or capture as the provider's own WebSocket",
     "coverage": "how complete a day is, with the evidence",
     "logs": "follow and filter the structured log",

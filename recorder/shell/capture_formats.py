@@ -310,6 +310,18 @@ def journal(path: Path, provider: str | None, options: dict[str, str] | None) ->
                 f"{path}: neither a journal ({error}) nor a cryptofeed log, hftbacktest lines or our JSON lines"
             ) from error
 
+    return _journal(path, frames, provider, options)
+
+
+def exported_journal(path: Path, provider: str | None, options: dict[str, str] | None) -> Capture:
+    from recorder.shell.journal.lines import read_frames
+
+    return _journal(path, lambda: read_frames(path), provider, options)
+
+
+def _journal(
+    path: Path, frames: Callable[[], Iterator[Frames]], provider: str | None, options: dict[str, str] | None
+) -> Capture:
     indexes: dict[bytes, int] = {}  # spec as declared → index; a source id may be declared anew with another spec
     specs: list[FeedSpec] = []
     for block in frames():

@@ -2,7 +2,7 @@
 
 Formats are told apart by content, plain or packed with gzip or zstd:
 
-- a recorder journal: a segment or a folder of segments
+- a recorder journal: a segment, a folder of segments, or the lines of `recorder journal export`
 - a cryptofeed log: ``ADDRESS <-> T``, ``ADDRESS <- T: TEXT``, ``T: TEXT``, ``URL -> T: TEXT``, ``configuration: JSON``
 - hftbacktest lines: ``LOCAL JSON``, LOCAL in microseconds (16 digits) or nanoseconds (19 digits)
 - JSON lines, our own export (``to_lines``): ``{"feed":"cb","spec":{…}}`` declares a feed, then one line a frame,
@@ -27,6 +27,7 @@ from recorder.shell.capture_formats import (
     Item,
     cryptofeed,
     export,
+    exported_journal,
     hftbacktest,
     is_seconds,
     journal,
@@ -55,6 +56,8 @@ def open_capture(path: str | Path, provider: str | None = None, options: dict[st
     if path.is_dir():
         return journal(path, provider, options)
     first = next((line for _, line in lines_of(path, peek=True) if line.strip()), b"")
+    if first.startswith(b'{"format"'):
+        return exported_journal(path, provider, options)
     if first.startswith(b"{") and b'"feed"' in first:
         return export(path, provider, options)
     head, _, rest = first.partition(b" ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ from recorder.values.feed import FeedSpec
 
 NEXT = "next.prepared"  # the segment prepared ahead; its header stays zero until frames go into it
 RELEASED = "released"
+LOCK = "lock"
+LOCK_WAIT_S = 0.1  # somebody who looks whether the directory is in use holds the lock for an instant
+LOCK_POLL_S = 0.005
 SCRATCH_SUFFIX = ".tmp"
 
 Log = Callable[..., None]
@@ -205,17 +209,38 @@ def write_released(directory: Path, position: int) -> None:
 
 def lock(directory: Path) -> int:
     """Take the directory for this process until the descriptor is closed. Raises JournalLocked."""
-    path = directory / "lock"
+    path = directory / LOCK
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(LOCK_POLL_S)
+                continue
+        user = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
         os.close(fd)
         raise JournalLocked(
-            f"{directory}: in use by process {holder}; stop that recorder or give this one another [journal] dir"
-        ) from None
+            f"{directory}: in use by process {user}; stop that recorder or give this one another [journal] dir"
+        )
     with suppress(OSError):  # a full disk must not keep a recorder from draining its backlog
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
+
+
+def holder(directory: Path) -> str | None:
+    """The process id of the recorder that uses the directory, None when none does. Changes nothing."""
+    try:
+        fd = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go with the descriptor: ``lock`` waits longer than that
+    except BlockingIOError:
+        return os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+    finally:
+        os.close(fd)
+    return None
