@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -38,7 +39,9 @@ def feed_run(*connections: Any, **more: Any) -> Any:
 
 def sink(**more: Any) -> Any:
     counters = dict.fromkeys(("rows_sent", "bytes_sent", "requests", "retries", "rejected_rows"), 0)
-    return SimpleNamespace(**{"down_s": 0.0, "last_error": "", "suspended": {}, **counters, **more})
+    counts: dict[str, Any] = {"rows_by_table": {"trades": 0}, "answer_latency": [], "applied_lag": [0] * 64}
+    state = {"down_s": 0.0, "last_error": "", "suspended": {}, "visibility_lag_s": 0.0}
+    return SimpleNamespace(**{**state, **counts, **counters, **more})
 
 
 def watch(*problems: str, **judged_dead: int) -> Any:
@@ -53,10 +56,11 @@ def recording(**more: Any) -> Any:
     )  # fmt: skip
     pipeline = SimpleNamespace(sources={}, out=SimpleNamespace(unknown={}), rows={"trades": 0}, duplicates=0)
     journal = SimpleNamespace(end=0, synced=0, synced_until=NOW, paused_reason=None)
+    disk = SimpleNamespace(problems=[], full=asyncio.Event(), free_bytes={"journal": 5_000})
     fields = {
         "feeds": {"cb": feed_run(connection())}, "database_state": "ready", "sink": sink(), "started": LONG_AGO,
         "engine": engine, "pipeline": pipeline, "journal": journal,
-        "watch": watch(),
+        "watch": watch(), "disk": disk,
     }  # fmt: skip
     return SimpleNamespace(**{**fields, **more})
 
@@ -92,9 +96,12 @@ def test_metrics_are_what_prometheus_reads_and_what_the_recording_counts(serve: 
             "cb": feed_run(connection(), connection(ready=False), frames=7, reconnects=2),
             'odd "na\\me"': feed_run(),
         },
-        sink=sink(rows_sent=11, retries=3),
+        sink=sink(
+            rows_sent=11, retries=3, suspended={"trades": "full"}, visibility_lag_s=2.5, rows_by_table={"trades": 6},
+            answer_latency=[0] * 20 + [3] + [0] * 43, applied_lag=[0] * 30 + [1] + [0] * 33,
+        ),
         watch=watch(cb=6),
-    )
+    )  # fmt: skip
     of.pipeline.rows["trades"] = 5
     of.pipeline.out.unknown["cb", 'field "x"\n'] = 4
     of.pipeline.sources = {
@@ -115,6 +122,11 @@ def test_metrics_are_what_prometheus_reads_and_what_the_recording_counts(serve: 
         ("recorder_connections_ready", "cb"): 1, ("recorder_connections_wanted", "cb"): 2,
         ("recorder_connections_wanted", "odd \"na\\me\""): 0, ("recorder_rejected_frames_total", "cb"): 3,
         ("recorder_unknown_total", "cb", 'field "x"\n'): 4, ("recorder_rows_total", "trades"): 5,
+        ("recorder_table_suspended", "trades"): 1, ("recorder_visibility_lag_seconds",): 2.5,
+        ("recorder_sink_table_rows_total", "trades"): 6, ("recorder_sink_seconds_count", "answered"): 3,
+        ("recorder_sink_seconds_bucket", "0.536870912", "applied"): 0,
+        ("recorder_sink_seconds_bucket", "1.073741824", "applied"): 1,
+        ("recorder_paused",): 0, ("recorder_disk_free_bytes", "journal"): 5_000,
         ("recorder_sink_rows_total",): 11, ("recorder_sink_retries_total",): 3, ("recorder_database_ready",): 1,
     }  # fmt: skip
     assert {key: values.get(key) for key in expected} == expected
@@ -211,6 +223,7 @@ JUST_STARTED = {"started": NOW - SECOND}
         ({"sink": sink(down_s=31.0, last_error="refused")}, "refused"),
         ({"sink": sink(down_s=1.0, last_error="refused")}, ""),
         ({"sink": sink(suspended={"trades": "disk full"})}, "trades is suspended: disk full"),
+        ({"sink": sink(visibility_lag_s=31.0)}, "rows answered 31 s ago are not applied yet"),
     ],
 )
 def test_what_counts_as_a_problem(change: dict[str, Any], words: str) -> None:

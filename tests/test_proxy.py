@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-
-from tests.proxy import Proxy
+from proxy import Proxy
 
 WAIT_S = 10.0
 

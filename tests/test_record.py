@@ -132,6 +132,8 @@ def recording_of(config: Config, told: Told, schedule_for: Any = None, env: dict
     """A Recording whose feeds may run, without journal and database."""
     recording = Recording(config, told, schedule_for or schedules(config, now=False), KEYS if env is None else env)
     recording.journal, recording.engine = SimpleNamespace(), SimpleNamespace(wake=lambda: None)  # type: ignore[assignment]
+    recording.disk = SimpleNamespace(room=asyncio.Event(), full=asyncio.Event())  # type: ignore[assignment]
+    recording.disk.room.set()
     return recording
 
 

@@ -17,7 +17,8 @@ import pytest
 
 from recorder.core.batch import Output, Rows
 from recorder.core.encode import Dictionary, Sealed
-from recorder.shell.sink import BLOCKS_IN_FLIGHT_MAX, Sink
+from recorder.shell.database.migrate import apply_schema
+from recorder.shell.sink import BLOCKS_IN_FLIGHT_MAX, Sink, applied, suspension
 from recorder.values.schema import INT_NULL, LONG_NULL, TEXT_NULL
 from recorder.values.tables import STATUSES, TRADES
 
@@ -336,6 +337,7 @@ class Scripted:
 
     def __init__(self, port: int, answer: bytes | None) -> None:
         self.answer, self.requests = answer, 0
+        self.answers: dict[bytes, bytes] = {}  # to requests with these bytes in them
         self.url = f"http::addr=127.0.0.1:{port};request_timeout=300;"
         self.sql = f"http://127.0.0.1:{port}"
         self._listener = socket.create_server(("127.0.0.1", port))
@@ -357,10 +359,11 @@ class Scripted:
 
     def _serve(self, client: socket.socket) -> None:
         try:
-            while client.recv(1 << 20):
+            while request := client.recv(1 << 20):
                 self.requests += 1
-                if self.answer is not None:
-                    client.sendall(self.answer)
+                answer = next((text for mark, text in self.answers.items() if mark in request), self.answer)
+                if answer is not None:
+                    client.sendall(answer)
         except OSError:
             return
 
@@ -434,23 +437,105 @@ def test_a_closed_idle_connection_is_not_a_failure(fresh_tables: Any, make_sink:
 
 
 def test_a_suspended_table_is_told_and_releases_nothing(scripted: Any, make_sink: Any, free_port: Any) -> None:
-    states = '{"dataset":[["trades",%s,5,7,"No space left"]]}'
+    states = '{"dataset":[["trades",%s,5,7,"DISK FULL","No space left"]]}'
 
-    def answer(suspended: str) -> bytes:
-        body = states % suspended
+    def http(body: str) -> bytes:
         return f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
 
-    server, ilp = scripted(answer("true")), scripted(b"HTTP/1.1 204 OK\r\n\r\n")
+    server, ilp = scripted(http(states % "true")), scripted(b"HTTP/1.1 204 OK\r\n\r\n")
+    server.answers[b"directoryName"] = http('{"dataset":[["trades","trades~1"]]}')
     sink, log = make_sink(settings(ilp.url, server.sql))
     sink.submit(Blocks().block(5))
     wait_until(lambda: sink.suspended, "the suspension to be seen")
-    assert sink.suspended == {"trades": "No space left"}
+    assert sink.suspended == {"trades": "DISK FULL: No space left"}
     assert sink.answered_position == 1000
     assert sink.applied_position == 0
-    server.answer = answer("false").replace(b"5,7", b"7,7")
+    server.answer = http((states % "false").replace("5,7", "7,7"))
     wait_until(lambda: sink.applied_position == 1000, "the release")
     assert not sink.suspended
     assert [event for event, _ in log.events] == ["sink.suspended", "sink.resumed"]
+
+
+def test_a_suspended_table_is_resumed_without_losing_a_row(
+    fresh_tables: Any, make_sink: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suspension, "RESUME_FIRST_S", 0.3)
+    monkeypatch.setattr(suspension, "LASTING_TRIES", 2)
+    monkeypatch.setattr(applied, "POLL_FAILING_S", 0.05)
+    told: list[tuple[str, str | None]] = []
+    questdb = settings(fresh_tables.ilp_url, fresh_tables.sql_url)
+    sink, log = make_sink(questdb, on_suspended=lambda *words: told.append(words))
+    blocks = Blocks()
+    submit(sink, blocks.block(100))
+    assert sink.drain(DEADLINE_S)
+    name = fresh_tables.sql.value("select directoryName from tables() where table_name = 'trades'")
+    folder = fresh_tables.database.root / "db" / name
+    day = START + 86_400_000_000_000
+    in_the_way = [folder / f"{np.datetime64(day, 'ns').astype('datetime64[D]')}{suffix}" for suffix in ("", ".1", ".2")]
+    for file in in_the_way:  # where the partition's folder has to be
+        file.write_text("in the way")
+    submit(sink, blocks.block(100, ts_event=day + np.arange(100)))
+    submit(sink, blocks.block(100))
+    wait_until(lambda: log.named("sink.suspension_lasts"), "two tries and what to do")
+    assert sink.answered_position == 3000
+    assert sink.applied_position == 1000
+    assert list(sink.suspended) == ["trades"]
+    assert sink.visibility_lag_s > 0.3
+    assert "RESUME WAL FROM TXN 3 " in log.named("sink.suspension_lasts")[0]["hint"]
+    for file in in_the_way:
+        file.unlink()
+    assert sink.drain(DEADLINE_S)
+    count, distinct = fresh_tables.sql.query("select count(), count_distinct(trade_id) from trades").rows[0]
+    assert (count, distinct) == (300, 300)
+    wait_until(lambda: not sink.suspended, "the end of the episode")
+    assert [name for name, _ in log.events if name != "sink.resume_tried"] == [
+        "sink.suspended", "sink.suspension_lasts", "sink.resumed",
+    ]  # fmt: skip
+    assert [fields["attempt"] for fields in log.named("sink.resume_tried")] == list(
+        range(1, 1 + log.named("sink.resumed")[0]["tries"])
+    )
+    assert [(table, reason is None) for table, reason in told] == [("trades", False), ("trades", True)]
+
+
+def test_tries_come_later_and_later_up_to_a_bound_and_each_is_told() -> None:
+    resumed: list[float] = []
+    log, now = Recorded(), 0.0
+    watch = suspension.Suspensions(lambda _: resumed.append(now), log, lambda *_: None)
+    state = suspension.TableState(5, 9, True, "DISK FULL", "No space left")
+    for now in np.arange(0, 2000, 0.5).tolist():
+        watch.watch({"trades": state}, ["trades"], now)
+    assert resumed[:8] == [5.0, 15.0, 35.0, 75.0, 155.0, 315.0, 615.0, 915.0]
+    assert [fields["attempt"] for fields in log.named("sink.resume_tried")] == list(range(1, len(resumed) + 1))
+    assert not log.named("sink.suspension_lasts"), "a full disk is a cause that passes"
+    watch.watch({"trades": state._replace(suspended=False)}, ["trades"], now)
+    assert watch.reasons, "resumed, but no transaction got through yet"
+    watch.watch({"trades": state._replace(suspended=False, writer=6)}, ["trades"], now)
+    assert not watch.reasons
+    assert len(log.named("sink.suspended")) == len(log.named("sink.resumed")) == 1
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_nothing_is_released_once_a_table_lost_answered_rows(fresh_tables: Any, make_sink: Any, again: bool) -> None:
+    told: list[tuple[str, str]] = []
+    questdb = settings(fresh_tables.ilp_url, fresh_tables.sql_url)
+    sink, log = make_sink(questdb, on_replaced=lambda *words: told.append(words))
+    blocks = Blocks()
+    for _ in range(3):
+        submit(sink, blocks.block(10))
+        assert sink.drain(DEADLINE_S)
+    fresh_tables.sql.execute("DROP TABLE trades")
+    if again:
+        apply_schema(fresh_tables.sql, fresh_tables.config)
+    submit(sink, blocks.block(10))  # the kept connection's request is answered, and its rows go nowhere
+    wait_until(lambda: told, "the loss to be seen")
+    assert sink.answered_position == 4000
+    assert sink.applied_position == 3000
+    assert not sink.drain(0.2)
+    assert [table for table, _ in told] == ["trades"]
+    assert len(log.named("sink.table_replaced")) == 1
+    if not again:
+        apply_schema(fresh_tables.sql, fresh_tables.config)
+    assert fresh_tables.sql.value("select count() from trades") == 0
 
 
 def test_a_database_that_cannot_be_asked_is_told_once(scripted: Any, make_sink: Any) -> None:

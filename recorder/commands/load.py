@@ -17,6 +17,7 @@ from recorder.values.config import Config
 from recorder.values.errors import DatabaseError
 
 ROOM_POLL_S = 0.001  # between looks whether the sink takes another block
+_ALARMS = ("sink.suspended", "sink.suspension_lasts", "sink.table_replaced")
 STUCK_S = 60.0  # without any block answered: the database is not coming back by itself
 
 
@@ -71,11 +72,17 @@ def make_sink(
     log: Log,
     on_answered: Callable[[int], None] | None = None,
     on_applied: Callable[[int], None] | None = None,
+    on_suspended: Callable[[str, str | None], object] | None = None,
+    on_replaced: Callable[[str, str], object] | None = None,
 ) -> Sink:
     """The sink of the configured database, for the loader and for live recording alike."""
 
     def tell(event: str, **fields: object) -> None:
-        (log.info if event.endswith(("recovered", "resumed")) else log.warning)(event, **fields)
+        good, bad = event.endswith(("recovered", "resumed")), event in _ALARMS
+        if bad:
+            log.error(event, exception=None, **fields)
+        else:
+            (log.info if good else log.warning)(event, **fields)
 
     return Sink(
         config.questdb,
@@ -84,6 +91,8 @@ def make_sink(
         apply_schema=lambda: migrate_to(config),
         on_answered=on_answered,
         on_applied=on_applied,
+        on_suspended=on_suspended,
+        on_replaced=on_replaced,
     )
 
 

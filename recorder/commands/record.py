@@ -22,8 +22,10 @@ from recorder.core.pipeline import Pipeline
 from recorder.core.sharing import shared_anew
 from recorder.feeds import PROVIDERS, make
 from recorder.shell import ledger
+from recorder.shell.alarms import Alarms
 from recorder.shell.connection import Connection
 from recorder.shell.database import Database
+from recorder.shell.disk import PAUSE_REASON, DiskWatch
 from recorder.shell.engine import Engine
 from recorder.shell.journal import Journal
 from recorder.shell.sink import Sink
@@ -98,6 +100,7 @@ class Recording:
         self._schedule_for, self._env = schedule_for, env
         self._tasks: set[asyncio.Task[None]] = set()
         self._gates: dict[str, Gate] = {}  # by provider
+        self._rows_lost: tuple[str, str] | None = None  # table, and how it was seen: to be sent again
 
     async def start(self) -> None:
         """Reception first: feeds connect while the database is still starting. Raises ConfigError, JournalLocked."""
@@ -110,8 +113,10 @@ class Recording:
             keep_gb=self.config.journal.keep_gb,
             log=self.log.info,
         )
+        self.alarms = Alarms(self.journal, self.observe)
+        self.disk = DiskWatch(self.config, self.journal, lambda: self.sink, self.alarms, self.log)
         self.snapshots = Snapshots(self.config.journal.dir, self.log.warning)
-        self.pipeline, stored = self.snapshots.resume(self.journal, lambda: Pipeline(self.config.kernels, make))
+        self.pipeline, stored = self.snapshots.resume(self.journal, self._new_pipeline)
         for module in (frames, websocket_frames, histogram, latency, encode, self.pipeline):
             module.warm()  # nothing is compiled once frames arrive
         behind = self.journal.end - self.pipeline.position
@@ -121,6 +126,7 @@ class Recording:
         gc.collect()
         gc.freeze()  # what exists now lives as long as the process: the collector need not look at it again
         self._spawn(self._keep_database())
+        self._spawn(self.disk.keep())
         self._clock = asyncio.create_task(self._keep_clock())
         if self.config.watch.enabled:
             self._spawn(self.watch.run())
@@ -234,6 +240,7 @@ class Recording:
             match run.schedule.state(now):
                 case Open(until):
                     run.waiting_until = None
+                    await self.disk.room.wait()
                     await self._record(run, keys, until)
                 case Closed(next_open):
                     if run.waiting_until != next_open:
@@ -243,7 +250,7 @@ class Recording:
                     await asyncio.sleep(min(SLEEP_MAX_S, _seconds(next_open, now)))
 
     async def _record(self, run: FeedRun, keys: Mapping[str, str], until: int | None) -> None:
-        """Keep the feed's connections until the session ends; None: for ever."""
+        """Keep the feed's connections until the session ends, None: for ever, or the disk is full."""
         shards = make(run.spec, keys).shards()
         gate = self._gates.setdefault(run.spec.provider, Gate())
 
@@ -266,19 +273,24 @@ class Recording:
         ]
         run.failed, reason = "", "recorder stopped"
         tasks = [asyncio.create_task(connection.run()) for connection in run.connections]
+        full = asyncio.create_task(self.disk.full.wait())
         try:
             while until is None or time.time_ns() < until:  # asked again: a suspended machine slept longer
                 timeout_s = None if until is None else min(SLEEP_MAX_S, _seconds(until, time.time_ns()))
-                done, _ = await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait([*tasks, full], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                if full in done:
+                    reason = PAUSE_REASON
+                    break
                 for task in done:
                     task.result()  # a connection ends by an error of ours only
-            reason = END_OF_SESSION
+            else:
+                reason = END_OF_SESSION
             self.log.info("feed.closed", feed=run.spec.name, reason=reason)
         finally:
             try:
                 await asyncio.gather(*(c.stop(reason) for c in run.connections))
             finally:
-                for task in tasks:
+                for task in [*tasks, full]:
                     task.cancel()
                 run.frames_before += sum(c.frames for c in run.connections)
                 run.reconnects_before += sum(c.reconnects for c in run.connections)
@@ -295,20 +307,19 @@ class Recording:
                     self.engine.wake()
 
     async def _keep_database(self) -> None:
-        """Start or reach QuestDB, apply the schema, start loading; then see that an embedded server stays alive."""
+        """Start or reach QuestDB, apply the schema, start loading; then see that it is alive and keeps what it has."""
         told = ""
-        while self.sink is None:
+        while True:
             try:
-                self.sink = await self._reach_database()
-            except Exception as error:
-                told = self._tell_unavailable(error, told)
-                await asyncio.sleep(DATABASE_RETRY_S)
-        self.database_state = "ready"
-        self.engine.start(self.sink)
-        while self.database is not None:
-            await asyncio.sleep(SUPERVISE_S)
-            try:
-                if await asyncio.to_thread(self.database.alive):
+                if self.sink is None:
+                    self.sink = await self._reach_database()
+                    self.database_state = "ready"
+                    self.engine.start(self.sink)
+                await asyncio.sleep(SUPERVISE_S)
+                if self._rows_lost is not None:
+                    await self._rewind(*self._rows_lost)
+                    continue
+                if self.database is None or await asyncio.to_thread(self.database.alive):
                     continue
                 if self.database_state == "ready":
                     self.database_state, told = "restarting", ""
@@ -328,7 +339,35 @@ class Recording:
         changes = await asyncio.to_thread(migrate_to, self.config)
         if changes:
             self.log.info("schema.applied", changes=len(changes))
-        return make_sink(self.config, self.log, on_answered=self.engine.on_answered, on_applied=self.engine.on_applied)
+        loop = asyncio.get_running_loop()
+
+        def on_replaced(table: str, reason: str) -> None:
+            self._rows_lost = (table, reason)
+
+        return make_sink(
+            self.config, self.log, on_answered=self.engine.on_answered, on_applied=self.engine.on_applied,
+            on_suspended=lambda *args: loop.call_soon_threadsafe(self.alarms.table_suspended, *args),
+            on_replaced=on_replaced,
+        )  # fmt: skip
+
+    async def _rewind(self, table: str, reason: str) -> None:
+        """QuestDB lost rows that it had answered for: what the journal has not released is handed over once more."""
+        self.engine.stop()
+        if self.sink is not None:
+            await asyncio.to_thread(self.sink.close)
+        self.sink, self._rows_lost, self.database_state = None, None, "starting"
+        self.snapshots.forget()
+        await asyncio.to_thread(self.snapshots.close)
+        self.pipeline, _ = self.snapshots.resume(self.journal, self._new_pipeline)
+        self.engine.rewind(self.pipeline)
+        position, behind = self.pipeline.position, self.journal.end - self.pipeline.position
+        action = f"rows before it are brought back by: recorder replay {self.config.journal.dir}"
+        self.log.error("engine.rewound", table=table, reason=reason, position=position, bytes=behind, action=action)
+        words = f"{table} lost rows: {reason}; sent again from position {position} on, {action}"
+        self.alarms.finding("table_replaced", "critical", words, behind)
+
+    def _new_pipeline(self) -> Pipeline:
+        return Pipeline(self.config.kernels, make)
 
     async def _drain(self) -> None:
         """Wait until everything is queryable, the latencies of the last rows included."""

@@ -99,6 +99,18 @@ class Engine:
             self._window.cancel()
             self._window = None
 
+    def rewind(self, pipeline: Pipeline) -> None:
+        """Go on from ``pipeline``, whose position lies behind: all rows after it are handed over again.
+
+        Between ``stop`` and ``start``, when nothing of the sink before is still to come.
+        """
+        self.pipeline, self.stored = pipeline, 0
+        self.released = self.sealed_position = pipeline.position
+        self._in_flight.clear()
+        self._first_recv = self._last_recv = 0
+        self._collected_s = 0.0
+        self.ledger.rewound()
+
     def wake(self) -> None:
         """Something was journalled."""
         self.ledger.appended(self._journal.end)

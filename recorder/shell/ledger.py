@@ -70,6 +70,15 @@ class Ledger:
         self._rows = 0
         self._answers: deque[tuple[int, int]] = deque()
 
+    def rewound(self) -> None:
+        """What was decoded is decoded again: it is in no stage, as what another process appended."""
+        del self._positions[:], self._appended[:]
+        self._reads.clear()
+        self._waiting.clear()
+        self._answers.clear()
+        self._frames = self._rows = 0
+        self._chunks, self._known_from = _NO_CHUNKS, self._marked
+
     def appended(self, end: int) -> None:
         """The journal ends at ``end`` now."""
         if end != self._marked:

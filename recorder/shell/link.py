@@ -110,6 +110,7 @@ class Link:
     async def close(self, reason: str) -> None:
         """End it politely, or not, within seconds; nothing is journalled after this returned."""
         if self.client is not None and not self.ended.done():
+            self.given_up = self.given_up or reason
             self.client.close(1000, reason)
             await asyncio.wait([self.ended], timeout=CLOSE_TIMEOUT_S)
             if not self.ended.done():

@@ -117,9 +117,12 @@ def health(recording: Any, now: int) -> list[str]:
         if sink.down_s * SECOND > GRACE_NS:
             problems.append(f"database takes no rows: {sink.last_error}")
         problems += [f"table {table} is suspended: {reason}" for table, reason in sink.suspended.items()]
+        if sink.visibility_lag_s * SECOND > GRACE_NS:
+            problems.append(f"rows answered {sink.visibility_lag_s:.0f} s ago are not applied yet")
     waiting_since = recording.engine.waiting_since
     if waiting_since and now - waiting_since > GRACE_NS:
         problems.append(f"rows received {(now - waiting_since) // SECOND} s ago are not queryable yet")
+    problems += recording.disk.problems
     if paused := recording.journal.paused_reason:
         problems.append(f"journal: {paused}")
     return problems
@@ -195,12 +198,15 @@ class _Collector:
         yield GaugeMetricFamily("recorder_backlog_bytes", "Journalled and not decoded yet.", r.engine.backlog)
         ready = r.database_state == "ready" and r.sink is not None and not r.sink.down_s
         yield GaugeMetricFamily("recorder_database_ready", "1 while QuestDB takes rows.", ready)
+        yield GaugeMetricFamily(
+            "recorder_paused", "1 while feeds are paused, the disk being full.", r.disk.full.is_set()
+        )
+        free = GaugeMetricFamily("recorder_disk_free_bytes", "Free where it is kept.", labels=["of"])
+        for name, count in list(r.disk.free_bytes.items()):
+            free.add_metric([name], count)
+        yield free
         if r.sink is not None:
-            yield CounterMetricFamily("recorder_sink_rows", "Rows QuestDB answered for.", r.sink.rows_sent)
-            yield CounterMetricFamily("recorder_sink_bytes", "Bytes of ILP sent.", r.sink.bytes_sent)
-            yield CounterMetricFamily("recorder_sink_requests", "Requests answered.", r.sink.requests)
-            yield CounterMetricFamily("recorder_sink_retries", "Requests tried again.", r.sink.retries)
-            yield CounterMetricFamily("recorder_sink_rejected_rows", "Rows QuestDB refused.", r.sink.rejected_rows)
+            yield from _sink(r.sink)
 
     def _latencies(self) -> Iterator[Metric]:
         engine = self._recording.engine
@@ -235,6 +241,34 @@ class _Collector:
         yield CounterMetricFamily(
             "recorder_latency_unmeasured_rows", "Rows in no stage: too many were waiting.", engine.ledger.unmeasured
         )
+
+
+def _sink(sink: Any) -> Iterator[Metric]:
+    yield CounterMetricFamily("recorder_sink_rows", "Rows QuestDB answered for.", sink.rows_sent)
+    rows = CounterMetricFamily("recorder_sink_table_rows", "Rows QuestDB answered for.", labels=["table"])
+    suspended = GaugeMetricFamily("recorder_table_suspended", "1 while QuestDB applies no rows.", labels=["table"])
+    for table, count in sink.rows_by_table.items():
+        rows.add_metric([table], count)
+        suspended.add_metric([table], table in sink.suspended)
+    yield from (rows, suspended)
+    yield CounterMetricFamily("recorder_sink_bytes", "Bytes of ILP sent.", sink.bytes_sent)
+    yield CounterMetricFamily("recorder_sink_requests", "Requests answered.", sink.requests)
+    yield CounterMetricFamily("recorder_sink_retries", "Requests tried again.", sink.retries)
+    yield CounterMetricFamily("recorder_sink_rejected_rows", "Rows QuestDB refused.", sink.rejected_rows)
+    yield GaugeMetricFamily(
+        "recorder_visibility_lag_seconds", "From QuestDB's answer to rows being queryable.", sink.visibility_lag_s
+    )
+    family = HistogramMetricFamily("recorder_sink_seconds", "Of an answer; from it to applied.", labels=["stage"])
+    for stage, counts in (("answered", sink.answer_latency), ("applied", sink.applied_lag)):
+        family.add_metric([stage], *_powers(counts))
+    yield family
+
+
+def _powers(counts: list[int]) -> tuple[list[tuple[str, float]], float]:
+    """Buckets of counts by power of two, and their sum as the bounds have it."""
+    cumulative = np.cumsum(counts) if counts else np.zeros(len(BUCKET_BITS) + BUCKET_BITS[0])
+    bounds = [(str(2.0**bits / 1e9), float(cumulative[bits])) for bits in BUCKET_BITS]
+    return [*bounds, ("+Inf", float(cumulative[-1]))], sum(n * 2.0**bits for bits, n in enumerate(counts)) / 1e9
 
 
 def _buckets(counts: np.ndarray, signed: bool = False) -> list[tuple[str, float]]:

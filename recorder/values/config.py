@@ -28,6 +28,8 @@ class JournalConfig(Section, frozen=True, kw_only=True):
     fsync_ms: Annotated[int, Meta(ge=1, le=60_000)] = 50
     keep_days: Annotated[float, Meta(ge=0, le=3650)] = 7.0
     keep_gb: Annotated[float, Meta(ge=0, le=1_000_000)] = 20.0
+    retain_below_gb: Annotated[float, Meta(ge=0, le=1_000_000)] = 2.0
+    pause_below_gb: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.5
 
 
 class QuestdbConfig(Section, frozen=True, kw_only=True):
@@ -181,7 +183,12 @@ def credentials(info: ProviderInfo, env: Mapping[str, str]) -> dict[str, str]:
 
 def _between(check: Check, config: Config) -> None:
     """What one value means for another."""
-    q, k = config.questdb, config.kernels
+    q, k, j = config.questdb, config.kernels, config.journal
+    if j.pause_below_gb > j.retain_below_gb:
+        check.problem(
+            f"journal.pause_below_gb is {j.pause_below_gb:g}; expected at most journal.retain_below_gb, "
+            f"{j.retain_below_gb:g}: segments are removed before feeds are paused"
+        )
     if config.schedule.calendar not in CALENDARS:
         check.problem(
             f"schedule.calendar is {shown(config.schedule.calendar)}; {nearest_calendar(config.schedule.calendar)}"

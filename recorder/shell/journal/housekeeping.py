@@ -194,6 +194,8 @@ class Keeper:
             self._retention_at = now + RETENTION_EVERY_S
             while self._retire(early=False):
                 pass
+            if journal.retire_early:
+                self._retire(early=True)
         if self._job is None and journal.compress:
             self._job = self._compress()
         if self._failed:
@@ -326,10 +328,12 @@ class Keeper:
             if any(segment.base == oldest.base for segment in journal.unsynced):
                 return False
         old = journal.now() - following.created_ns > journal.keep_ns
-        if not (early or old or sum(each.size for each in held) > journal.keep_bytes):
+        due = old or sum(each.size for each in held) > journal.keep_bytes
+        if not (early or due):
             return False
         with journal.lock:
             journal.held = tuple(each for each in journal.held if each.base != oldest.base)
         oldest.path.unlink(missing_ok=True)
-        journal.log("journal.retired", file=oldest.path.name, bytes=oldest.size)
+        reason = "past keep_days or keep_gb" if due else "the disk is filling"
+        journal.log("journal.retired", file=oldest.path.name, bytes=oldest.size, reason=reason)
         return True

@@ -7,23 +7,36 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
 
 from recorder.shell.sink.http_client import Address, HttpConnection, words
 from recorder.shell.sink.sender import LATENCY_BUCKETS, Log
+from recorder.shell.sink.suspension import Suspensions, TableState
 from recorder.values.errors import DatabaseError
 
 POLL_S = 0.004  # between looks while rows come out, and so the resolution of "queryable"; 90 µs of CPU here, 150 there
 POLL_SLOW_S = 0.02  # doubled up to this while nothing comes out: a busy server is not to be asked 200 times a second
 POLL_FAILING_S = 1.0  # while the server cannot be asked, or a table is suspended
 CHECKPOINTS_MAX = 256  # 5 s of polls; beyond that neighbours are merged, which only releases a little later
-_QUERY = "/exec?query=" + quote("select name, suspended, writerTxn, sequencerTxn, errorMessage from wal_tables()")
+REPLACED_S = 0.5  # that a table looks replaced before it is said: a server that has just started tells it bit by bit
+DIRECTORIES_S = 1.0  # between looks whether tables are still the same ones
+_EXEC = "/exec?query="
+_STATES = _EXEC + quote("select name, suspended, writerTxn, sequencerTxn, errorTag, errorMessage from wal_tables()")
+_DIRECTORIES = _EXEC + quote("select table_name, directoryName from tables()")
+
+
+_T = TypeVar("_T")
 
 
 class _States(msgspec.Struct):
-    dataset: list[tuple[str, bool, int, int, str | None]]
+    dataset: list[tuple[str, bool, int, int, str | None, str | None]]
+
+
+class _Directories(msgspec.Struct):
+    dataset: list[tuple[str, str]]
 
 
 @dataclass
@@ -41,11 +54,22 @@ class AppliedPoller:
 
     After a block was answered its transactions are at or below the sequencer's number seen in a later ``wal_tables()``;
     once the writer has reached that number they can be queried.
+
+    A table that is gone, is another one, or whose transactions are fewer than they were (a server put back, a power
+    loss) took rows with it that it had answered for. Nothing is released from then on; ``replaced`` is called with
+    the table and what was seen: whoever owns the sink sends everything again that is not released, by another sink.
     """
 
-    def __init__(self, address: Address, applied: Callable[[int], None], log: Log) -> None:
+    def __init__(
+        self,
+        address: Address,
+        applied: Callable[[int], None],
+        log: Log,
+        suspended: Callable[[str, str | None], object],
+        replaced: Callable[[str, str], object],
+    ) -> None:
         self.position = 0  # the last one applied
-        self.suspended: dict[str, str] = {}  # table → the server's words
+        self.suspensions = Suspensions(self._resume, log, suspended)
         self.last_error = ""
         self.lag_s = 0.0  # from answer to applied, of the last release
         self.lag = [0] * LATENCY_BUCKETS  # bucket i: less than 2**i ns
@@ -57,7 +81,12 @@ class AppliedPoller:
         self._something = threading.Event()
         self._closing = threading.Event()
         self._told_unaskable = False
-        self._told_replaced: set[str] = set()
+        self._replaced = replaced
+        self._is_replaced = False
+        self._suspected_at: float | None = None  # time.monotonic() since when a table has looked replaced
+        self._sequencers: dict[str, int] = {}  # table → the highest seen
+        self._directories: dict[str, str] = {}  # table → where the server keeps it: another one for another table
+        self._directories_due = 0.0
         self._thread = threading.Thread(target=self._run, name="sink-applied", daemon=True)
         self._thread.start()
 
@@ -69,6 +98,14 @@ class AppliedPoller:
             self._fresh.position = position
             self._fresh.tables.update(tables)
         self._something.set()
+
+    @property
+    def waiting_s(self) -> float:
+        """How long the oldest answered rows have been waiting to be applied; 0 when there are none."""
+        try:
+            return time.monotonic() - self._waiting[0].answered_at
+        except IndexError:
+            return 0.0
 
     def close(self, timeout_s: float) -> None:
         self._closing.set()
@@ -86,7 +123,7 @@ class AppliedPoller:
                 self._poll()
                 misses = 0 if self.position != before else misses + 1
                 pause_s = min(POLL_S * 2 ** min(max(misses - 1, 0), 8), POLL_SLOW_S)
-                if self.suspended and self._waiting:
+                if self._is_replaced or (self.suspensions.reasons and self._waiting):
                     pause_s = POLL_FAILING_S
             except Exception as error:  # also a receiver's: this thread goes on, or nothing would be released any more
                 pause_s = POLL_FAILING_S
@@ -107,31 +144,74 @@ class AppliedPoller:
         if not any(checkpoint.tables or checkpoint.targets for checkpoint in self._waiting):
             self._release({})  # blocks without rows wait for nobody
             return
+        if self._is_replaced:
+            return
         states = self._ask()
+        if self._look_for_replaced(states):
+            return
         for checkpoint in self._waiting:
             for table in checkpoint.tables:
-                # A table that is not there any more, or not WAL, has nothing left to apply.
-                checkpoint.targets[table] = states[table][1] if table in states else 0
+                checkpoint.targets[table] = states[table].sequencer
             checkpoint.tables = set()
         self._merge()
-        self._watch(states)
+        self.suspensions.watch(states, self._tables(), time.monotonic())
         self._release(states)
 
-    def _ask(self) -> dict[str, tuple[int, int, str | None]]:
-        """table → (writer's transaction, sequencer's, why it is suspended or None)."""
-        answer = self._connection.request("GET", _QUERY)
+    def _tables(self) -> set[str]:
+        """Those that have to apply something."""
+        return {table for each in self._waiting for table in (*each.targets, *each.tables)}
+
+    def _ask(self) -> dict[str, TableState]:
+        rows = self._select(_STATES, _States).dataset
+        self._told_unaskable, self.last_error = False, ""
+        return {
+            name: TableState(writer, sequencer, suspended, tag or "", message or "")
+            for name, suspended, writer, sequencer, tag, message in rows
+        }
+
+    def _select(self, query: str, type_: type[_T]) -> _T:
+        answer = self._connection.request("GET", query)
         try:
             if answer.status != 200:
                 raise msgspec.DecodeError
-            rows = msgspec.json.decode(answer.body, type=_States).dataset
+            return msgspec.json.decode(answer.body, type=type_)
         except msgspec.MsgspecError:
             said = answer.body[:200].decode("utf-8", "replace").strip()
             raise DatabaseError(f"{self._address}: wal_tables() gave HTTP {answer.status}: {said}") from None
-        self._told_unaskable, self.last_error = False, ""
-        return {
-            name: (writer, sequencer, (error or "no reason given") if suspended else None)
-            for name, suspended, writer, sequencer, error in rows
-        }
+
+    def _resume(self, table: str) -> None:
+        answer = self._connection.request("GET", _EXEC + quote(f"ALTER TABLE {table} RESUME WAL"))
+        if answer.status != 200:
+            raise DatabaseError(answer.body[:200].decode("utf-8", "replace").strip())
+
+    def _look_for_replaced(self, states: dict[str, TableState]) -> bool:
+        """Whether a table lost answered rows, or looks so: then nothing may be released by these states."""
+        now, directories = time.monotonic(), self._directories
+        if now >= self._directories_due:
+            self._directories_due = now + DIRECTORIES_S
+            directories = dict(self._select(_DIRECTORIES, _Directories).dataset)
+        for table in sorted(self._tables()):
+            if reason := self._why_replaced(table, states.get(table), directories.get(table)):
+                self._suspected_at = self._suspected_at or now
+                if now - self._suspected_at >= REPLACED_S:
+                    self._is_replaced = True
+                    self._log("sink.table_replaced", table=table, reason=reason)
+                    self._replaced(table, reason)
+                return True
+        self._suspected_at = None
+        return False
+
+    def _why_replaced(self, table: str, state: TableState | None, directory: str | None) -> str:
+        """Empty, and the state noted, while it is the table it was."""
+        if state is None:
+            return "the table is gone"
+        seen = self._sequencers.get(table, 0)
+        if state.sequencer < seen:
+            return f"the server knows {state.sequencer} transactions of it, and had {seen}"
+        if directory and directory != self._directories.setdefault(table, directory):
+            return "the table was dropped and another one created"
+        self._sequencers[table] = state.sequencer
+        return ""
 
     def _merge(self) -> None:
         while len(self._waiting) > CHECKPOINTS_MAX:
@@ -141,31 +221,11 @@ class AppliedPoller:
             for table, target in last.targets.items():
                 before.targets[table] = max(target, before.targets.get(table, 0))
 
-    def _watch(self, states: dict[str, tuple[int, int, str | None]]) -> None:
-        """One event when a table of ours is suspended, one when it goes on."""
-        ours = {table for checkpoint in self._waiting for table in checkpoint.targets} | self.suspended.keys()
-        for table in sorted(ours):
-            reason = states[table][2] if table in states else None
-            if reason is not None and table not in self.suspended:
-                self.suspended[table] = reason
-                self._log("sink.suspended", table=table, reason=reason, hint=f"ALTER TABLE {table} RESUME WAL")
-            elif reason is None and self.suspended.pop(table, None) is not None:
-                self._log("sink.resumed", table=table)
-
-    def _is_applied(self, table: str, target: int, states: dict[str, tuple[int, int, str | None]]) -> bool:
-        writer, sequencer, reason = states.get(table, (0, 0, None))
-        if sequencer < target:  # its count began again: someone dropped the table, and the rows with it
-            if table not in self._told_replaced:
-                self._told_replaced.add(table)
-                self._log("sink.table_replaced", table=table, hint="rows stored before were dropped with it")
-            return True
-        return reason is None and writer >= target
-
-    def _release(self, states: dict[str, tuple[int, int, str | None]]) -> None:
+    def _release(self, states: dict[str, TableState]) -> None:
         now, released = time.monotonic(), None
         while self._waiting:
             first = self._waiting[0]
-            if not all(self._is_applied(table, target, states) for table, target in first.targets.items()):
+            if not all(states[table].writer >= target for table, target in first.targets.items()):
                 break
             released = self._waiting.popleft().position
             self.lag_s = now - first.answered_at

@@ -40,6 +40,10 @@ def _silent(event: str, **fields: object) -> None:
     """For those who watch the attributes instead."""
 
 
+def _ignore(table: str, reason: str | None) -> None:
+    """For those who send no rows again, such as a replay: it says that they are not queryable."""
+
+
 class Sink:
     """Takes sealed blocks and stores their rows; reports how far they were answered and applied.
 
@@ -48,6 +52,9 @@ class Sink:
     on_answered   called with a position when every row up to it was acknowledged (from a sender's thread)
     on_applied    called with a position when every row up to it can be queried (from the poller's thread)
     on_rejected   called for each row the server refused, after it was isolated (from a sender's thread)
+    on_suspended  called with a table and why it is suspended, with None when it applies again (the poller's thread)
+    on_replaced   called once with a table that lost answered rows, and how that was seen (from the poller's thread):
+                  nothing is released any more; send what was not, by another sink
     apply_schema  called once when a table or column is missing, before the rows are sent again
     Raises ConfigError for an address that cannot be used. No method but ``drain`` and ``close`` waits.
     """
@@ -61,6 +68,8 @@ class Sink:
         on_answered: Callable[[int], None] | None = None,
         on_applied: Callable[[int], None] | None = None,
         on_rejected: OnRejected | None = None,
+        on_suspended: Callable[[str, str | None], object] | None = None,
+        on_replaced: Callable[[str, str], object] | None = None,
         apply_schema: Callable[[], object] | None = None,
         uniform: Callable[[], float] = random.random,
     ) -> None:
@@ -71,6 +80,7 @@ class Sink:
         self.blocks_in_flight_max = blocks_in_flight_max
         self.submitted_position = 0
         self.answered_position = 0
+        self.held = False  # set it to take no more blocks: they wait in the journal
         self.rejected_unrecorded = 0  # refused rows of `rejected` itself: in the log only
         self._health = Health(log)
         self._lock = threading.RLock()
@@ -81,11 +91,11 @@ class Sink:
         self._closed = False
         if questdb.encoder == "numba":
             warm()
-        self._poller = AppliedPoller(sql_address, self._applied, log)
+        self._poller = AppliedPoller(sql_address, self._applied, log, on_suspended or _ignore, on_replaced or _ignore)
 
     def room(self) -> bool:
         """Whether one more block may be submitted."""
-        return len(self._blocks) < self.blocks_in_flight_max
+        return not self.held and len(self._blocks) < self.blocks_in_flight_max
 
     def submit(self, sealed: Sealed) -> None:
         """Take a block; its rows are sent in the background. Positions must not decrease."""
@@ -93,7 +103,9 @@ class Sink:
         block = _Block(sealed.position, len(tables), {rows.table.name for rows in tables})
         with self._lock:
             assert not self._closed, "submit after close"
-            assert self.room(), f"more than {self.blocks_in_flight_max} blocks in flight"
+            assert len(self._blocks) < self.blocks_in_flight_max, (
+                f"more than {self.blocks_in_flight_max} blocks in flight"
+            )
             assert sealed.position >= self.submitted_position, "positions of blocks must not decrease"
             self.submitted_position = sealed.position
             self._blocks.append(block)
@@ -142,7 +154,7 @@ class Sink:
     @property
     def suspended(self) -> dict[str, str]:
         """Suspended tables with the server's words."""
-        return dict(self._poller.suspended)
+        return self._poller.suspensions.reasons
 
     @property
     def rows_by_table(self) -> dict[str, int]:
@@ -180,8 +192,9 @@ class Sink:
         return list(self._poller.lag)
 
     @property
-    def applied_lag_s(self) -> float:
-        return self._poller.lag_s
+    def visibility_lag_s(self) -> float:
+        """From the answer to being applied: of what still waits, else of the last release."""
+        return self._poller.waiting_s or self._poller.lag_s
 
     # Inside.
 
