@@ -10,11 +10,12 @@ from recorder.core.frames import Frames
 from recorder.core.pipeline import Pipeline
 from recorder.feeds import make
 from recorder.shell.database import Database, migrate, views
-from recorder.shell.database.sql_client import connect
+from recorder.shell.database.sql_client import SqlClient, connect
 from recorder.shell.log import Log
 from recorder.shell.sink import Sink
 from recorder.values.config import Config
 from recorder.values.errors import DatabaseError
+from recorder.values.tables import prefixed
 
 ROOM_POLL_S = 0.001  # between looks whether the sink takes another block
 _ALARMS = ("sink.suspended", "sink.suspension_lasts", "sink.table_replaced")
@@ -61,8 +62,18 @@ def migrate_to(config: Config) -> list[str]:
         return migrate.apply_schema(client, config)
 
 
+def drop_tables(client: SqlClient, prefix: str) -> None:
+    """Drop every table of the recorder with this prefix. Raises ValueError without one: those are the user's."""
+    if not prefix:
+        raise ValueError("tables without a prefix are never dropped")
+    for table in prefixed(prefix).values():
+        client.execute(f"DROP TABLE IF EXISTS {table.name}")
+
+
 def refresh_views(config: Config, timeout_s: float) -> None:
     """Bring the materialised views up to the last row: whoever looks next should not have to wait for their timer."""
+    if config.questdb.prefix:
+        return  # there are none
     with connect(config) as client:
         views.refresh(client, timeout_s)
 

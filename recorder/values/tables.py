@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
+
 from recorder.values.schema import DOUBLE, INT, LONG, TIMESTAMP, VARCHAR, Column, Table, label, series, symbol
 
 # Bits of `flags`, named as the README and the views name them.
@@ -244,3 +247,9 @@ TABLES = {
         TRADES, QUOTES, BARS, STATUSES, GAPS, FEED_EVENTS, REJECTED, COVERAGE, LATENCY, QUALITY_EVENTS,
     )
 }  # fmt: skip
+
+
+@cache
+def prefixed(prefix: str) -> dict[str, Table]:
+    """The same tables under other names, by their own names: another set of them in one database."""
+    return {name: replace(table, name=prefix + name) for name, table in TABLES.items()} if prefix else TABLES

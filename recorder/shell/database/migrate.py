@@ -13,7 +13,7 @@ import recorder
 from recorder.shell.database.sql_client import SqlClient
 from recorder.values.errors import DatabaseError
 from recorder.values.schema import Table
-from recorder.values.tables import TABLES
+from recorder.values.tables import TABLES, prefixed
 
 APPLY_TIMEOUT_S = 60.0  # a changed column waits behind the rows that are still in the table's WAL
 POLL_S = 0.02
@@ -60,15 +60,18 @@ def apply_schema(client: SqlClient, config: Any = None) -> list[str]:
     where a table of that name has another type, timestamp or layout: nothing is ever converted or dropped.
     """
     retention: Mapping[str, str | None] = getattr(config, "retention", None) or {}
+    prefix = getattr(getattr(config, "questdb", None), "prefix", "")
     existing = {str(row["table_name"]): row for row in client.rows("tables()")}
     done: list[str] = []
-    for table in TABLES.values():
-        ttl = retention.get(table.name)
+    for name, table in prefixed(prefix).items():
+        ttl = retention.get(name)
         if table.name in existing:
             done += _migrate(client, table, existing[table.name], ttl)
         else:
             _create(client, table, ttl)
             done.append(f"created table {table.name}")
+    if prefix:
+        return done  # views name the tables as they are
     return done + _apply_views(client, set(existing) | set(TABLES))
 
 

@@ -18,7 +18,7 @@ from recorder.shell.sink.http_client import parse_conf, parse_url
 from recorder.shell.sink.sender import Closing, Health, Job, Log, Refused, TableSender
 from recorder.values.config import QuestdbConfig
 from recorder.values.schema import LONG_NULL
-from recorder.values.tables import REJECTED, TABLES
+from recorder.values.tables import REJECTED, prefixed
 
 BLOCKS_IN_FLIGHT_MAX = 8  # 40 ms of 5 ms windows; of 50,000 rows each 50 MB
 CLOSE_TIMEOUT_S = 5.0  # per thread; an aborted request ends at once
@@ -77,6 +77,7 @@ class Sink:
         sql_address = parse_url(questdb.sql, questdb.user, questdb.password)
         self._encoder, self._apply_schema, self._uniform, self._log = questdb.encoder, apply_schema, uniform, log
         self._on_answered, self._on_applied, self._on_rejected = on_answered, on_applied, on_rejected
+        self._tables = prefixed(questdb.prefix)
         self.blocks_in_flight_max = blocks_in_flight_max
         self.submitted_position = 0
         self.answered_position = 0
@@ -99,7 +100,7 @@ class Sink:
 
     def submit(self, sealed: Sealed) -> None:
         """Take a block; its rows are sent in the background. Positions must not decrease."""
-        tables = [rows for rows in sealed.tables if len(rows.rows)]
+        tables = [replace(rows, table=self._tables[rows.table.name]) for rows in sealed.tables if len(rows.rows)]
         block = _Block(sealed.position, len(tables), {rows.table.name for rows in tables})
         with self._lock:
             assert not self._closed, "submit after close"
@@ -204,7 +205,7 @@ class Sink:
         sender = self._senders.get(name)
         if sender is None:
             sender = self._senders[name] = TableSender(
-                TABLES[name], self._address, self._encoder, self._health, self._apply_schema, self._uniform
+                rows.table, self._address, self._encoder, self._health, self._apply_schema, self._uniform
             )
         sender.put(
             Job(
@@ -247,7 +248,8 @@ class Sink:
         if now - self._told_refused.get(table.name, -REFUSED_LOG_S) >= REFUSED_LOG_S:
             self._told_refused[table.name] = now
             self._log("sink.rejected", table=table.name, rows=len(refused), reason=first.reason)
-        batch = Batch(REJECTED)
+        rejected = self._tables[REJECTED.name]
+        batch = Batch(rejected)
         with self._lock:
             for row in refused:
                 ts, feed, excerpt = _told(row)
@@ -259,13 +261,13 @@ class Sink:
                     batch.varchar(excerpt[:EXCERPT_CHARACTERS]),
                 )
                 batch.append(ts, self._output.texts.id(feed), LONG_NULL, item, reason, shown)
-            if table is REJECTED:  # no second level: the frame is in the journal, and the callback was told
+            if table is rejected:  # no second level: the frame is in the journal, and the callback was told
                 self.rejected_unrecorded += len(refused)
                 return
             if self._closed:
                 raise Closing
             block.pending += 1
-            block.tables.add(REJECTED.name)
+            block.tables.add(rejected.name)
             self._send(block, batch.seal(), Dictionary.of(self._output))
 
 
