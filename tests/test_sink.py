@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from recorder.core.batch import Output, Rows
 from recorder.core.encode import Dictionary, Sealed
 from recorder.shell.database.migrate import apply_schema
 from recorder.shell.sink import BLOCKS_IN_FLIGHT_MAX, Sink, applied, suspension
+from recorder.values.config import QuestdbConfig
 from recorder.values.schema import INT_NULL, LONG_NULL, TEXT_NULL
 from recorder.values.tables import STATUSES, TRADES
 
@@ -85,7 +85,7 @@ class Blocks:
 
 
 def settings(ilp: str, sql: str, **changes: object) -> Any:
-    return SimpleNamespace(**{"ilp": ilp, "sql": sql, "user": "", "password": "", "encoder": "numba", **changes})
+    return QuestdbConfig(embedded=False, ilp=ilp, sql=sql, **changes)  # type: ignore[arg-type]
 
 
 @pytest.fixture
