@@ -199,5 +199,6 @@ def test_journal_to_encoded_rows(benchmark: Any, journal: Journal, name: str) ->
     for stage, ns in best.ns.items():
         benchmark.extra_info[f"{stage}_ns_per_trade"] = round(ns / TRADES, 1)
     benchmark.extra_info["ns_per_trade"] = round(sum(best.ns.values()) / TRADES, 1)
+    benchmark.extra_info["trades_per_s"] = round(TRADES / sum(best.ns.values()) * 1e9)
     benchmark.extra_info["msgspec_ns_per_trade"] = round(min(floors) / TRADES, 1)
     benchmark.extra_info["bytes_per_row"] = round(last.bytes / TRADES, 1)
