@@ -91,6 +91,20 @@ def test_a_symbol_that_delivered_before_and_is_silent_on_the_new_connection_is_f
     assert found.missing == {("trades", "B"): NOT_DELIVERING, ("quotes", "B"): NOT_DELIVERING}
 
 
+@given(st.integers(1, 50), st.integers(1, 5_000))
+def test_how_soon_the_first_look_comes_does_not_matter(early: int, milliseconds: int) -> None:
+    """Looks are by the clock, so the second may follow the first at once, before anything could have come."""
+    audit, rows, whole = Audit(PLAIN), counts(A=0, B=0, C=0), sets(KEYS, KEYS, KEYS)
+    audit.opened(0, rows)
+    for look in range(early + 1):
+        audit.look(look * milliseconds * MILLISECOND // early, whole, rows)
+    minutes_of(audit, milliseconds * MILLISECOND, 5, rows, {"A": 100, "B": 100, "C": 100})
+    opened = milliseconds * MILLISECOND + 5 * MINUTE
+    audit.opened(opened, rows)
+    found = minutes_of(audit, opened, 1, rows, {"A": 100, "B": 0, "C": 100})
+    assert set(found.missing) == {("trades", "B"), ("quotes", "B")}
+
+
 def test_a_quiet_symbol_and_a_market_that_has_closed_are_not_taken_for_holes() -> None:
     audit, rows = Audit(PLAIN), counts(A=0, B=0, C=0)
     audit.opened(0, rows)

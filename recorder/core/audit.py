@@ -49,7 +49,7 @@ class Audit:
         self._snapshots = capability.snapshots
         self._since = 0  # when the connection was opened, or its rows became known
         self._at_opening: dict[Key, int] | None = None
-        self._rates: dict[Key, float] = {}  # rows a ns, lately
+        self._lately: dict[Key, tuple[float, float]] = {}  # rows, and the ns in which they came; both fade
         self._last: tuple[int, Mapping[Key, int]] | None = None
 
     def opened(self, now: int, rows: Mapping[Key, int] | None) -> None:
@@ -69,16 +69,19 @@ class Audit:
         delivering = {key for key in acknowledged if rows.get(key, 0) > before.setdefault(key, 0)}
         for key in acknowledged - delivering:
             promised = key[0] in self._snapshots and elapsed >= SNAPSHOT_NS
-            expected = self._rates.get(key, 0.0) * elapsed
+            came, within = self._lately.get(key, (0.0, 1.0))
+            expected = came / within * elapsed
             if promised or (expected >= EXPECTED_MIN and len(delivering) >= SPEAKS_FOR_OTHERS):
                 missing[key] = NOT_DELIVERING
         self._learn(now, rows)
         return Finding(len(desired), len(requested), len(acknowledged), len(delivering), missing)
 
     def _learn(self, now: int, rows: Mapping[Key, int]) -> None:
+        """Rows and time fade alike, so that the first interval, which may be short, weighs no more than it lasted."""
         if self._last is not None and now > self._last[0]:
             then, counts = self._last
-            weight = 1.0 - 0.5 ** ((now - then) / RATE_HALF_LIFE_NS)
-            fresh = {key: (count - counts.get(key, count)) / (now - then) for key, count in rows.items()}
-            self._rates = {key: (r := self._rates.get(key, rate)) + weight * (rate - r) for key, rate in fresh.items()}
+            kept = 0.5 ** ((now - then) / RATE_HALF_LIFE_NS)
+            for key, count in rows.items():
+                came, within = self._lately.get(key, (0.0, 0.0))
+                self._lately[key] = came * kept + count - counts.get(key, count), within * kept + now - then
         self._last = (now, dict(rows))
