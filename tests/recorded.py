@@ -102,3 +102,17 @@ def refresh(questdb: Any, *views: str) -> None:
             assert time.monotonic() < deadline, state
             time.sleep(0.01)
     questdb.wait_applied()
+
+
+def trade_of(line: bytes) -> tuple[str, int] | None:
+    """(provider's symbol, id) of a recorded line that is a live trade, read without the project's decoders."""
+    start = line.find(b"{")
+    if start < 0 or not line[:1].isdigit():
+        return None
+    message = json.loads(line[start:])
+    if message.get("type") == "match":
+        return message["product_id"], message["trade_id"]
+    data = message.get("data", {})
+    if data.get("e") in ("trade", "aggTrade"):
+        return data["s"], data["t" if data["e"] == "trade" else "a"]
+    return None

@@ -7,14 +7,13 @@ that its rows can be told from those of the others in the same tables.
 from __future__ import annotations
 
 import gzip
-import json
 import random
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded import Recordings, canonical, config_for, named, refresh, short
+from recorded import Recordings, canonical, config_for, named, refresh, short, trade_of
 
 from recorder.commands.replay import replay
 from recorder.values.tables import BACKFILLED, NOT_LAST_ELIGIBLE
@@ -270,20 +269,6 @@ def test_a_recording_goes_on_where_that_of_the_day_before_ended(recordings: Reco
     expected = sum(facts["n"] for name in names for facts in recordings.symbols(name).values())
     assert rows == [{"n": expected, "ids": expected}]
     assert recordings.questdb.sql.value("SELECT count() FROM gaps WHERE feed = 'two-days'") == 0
-
-
-def trade_of(line: bytes) -> tuple[str, int] | None:
-    """(provider's symbol, id) of a recorded line that is a live trade, read without the project's decoders."""
-    start = line.find(b"{")
-    if start < 0 or not line[:1].isdigit():
-        return None
-    message = json.loads(line[start:])
-    if message.get("type") == "match":
-        return message["product_id"], message["trade_id"]
-    data = message.get("data", {})
-    if data.get("e") in ("trade", "aggTrade"):
-        return data["s"], data["t" if data["e"] == "trade" else "a"]
-    return None
 
 
 @pytest.mark.parametrize(
