@@ -145,8 +145,9 @@ def assert_like_plain_python(questdb: QuestDB, seen: Seen) -> None:
             near = [t for t in in_order[: i + 1] if trade.ts // width - t.ts // width < reference.VWAP_BUCKETS]
             prices = [t.price for t in in_order[max(0, i - window - 1) : i + 1]]
             z = reference.zscores(prices, window, KernelsConfig().min_samples)[-1]
-            expected = (vwap(today), vwap(near), None if math.isnan(z) else z)
-            assert stored[trade.id] == pytest.approx(expected, rel=1e-7), (feed, trade)
+            expected = (vwap(today), vwap(near), z)
+            found = tuple(math.nan if value is None else value for value in stored[trade.id])
+            assert found == pytest.approx(expected, rel=1e-7, nan_ok=True), (feed, trade)
 
 
 def vwap(trades: list[Trade]) -> float:
