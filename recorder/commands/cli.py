@@ -34,6 +34,7 @@ VERBS = {
     "sql": "a query as a table, CSV or JSON; without one, a console",
     "replay": "journal segments or captures through the pipeline into the database",
     "journal": "list, verify, export and import journal segments",
+    "rebuild": "decode the journal again, show cell by cell where what is stored differs",
     "simulate": "serve a journal or capture as the provider's own WebSocket",
     "coverage": "how complete a day is, with the evidence",
     "drill": "faults with ground truth against your own installation: sent, stored, lost, doubled",

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from recorder.core.encode import Sealed
 from recorder.core.frames import Frames
 from recorder.core.pipeline import Pipeline
 from recorder.feeds import make
@@ -23,10 +24,15 @@ STUCK_S = 60.0  # without any block answered: the database is not coming back by
 
 
 class Load:
-    """The same pipeline calls as a live recording makes, as fast as the database takes rows."""
+    """The same pipeline calls as a live recording makes, as fast as the database takes rows.
 
-    def __init__(self, config: Config, pipeline: Pipeline, sink: Sink) -> None:
-        self.pipeline, self.sink = pipeline, sink
+    chosen  what of a block is to be stored; all of it without
+    """
+
+    def __init__(
+        self, config: Config, pipeline: Pipeline, sink: Sink, chosen: Callable[[Sealed], Sealed] | None = None
+    ) -> None:
+        self.pipeline, self.sink, self._chosen = pipeline, sink, chosen
         self._rows_max = config.batch.rows_max
 
     def frames(self, frames: Frames) -> None:
@@ -43,7 +49,8 @@ class Load:
                     f"QuestDB took no rows for {STUCK_S:.0f} s ({self.sink.last_error}); is it overloaded or stopped?"
                 )
             time.sleep(ROOM_POLL_S)
-        self.sink.submit(self.pipeline.seal())
+        sealed = self.pipeline.seal()
+        self.sink.submit(self._chosen(sealed) if self._chosen else sealed)
 
     def finish(self, timeout_s: float) -> None:
         """Send the rest and wait until all of it is queryable. Raises DatabaseError when it is not in time."""
