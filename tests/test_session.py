@@ -160,7 +160,7 @@ def test_subscriptions_that_change_do_not_make_a_connection_young_again():
     assert session.on_closed(HEALTHY_NS, "cut") == BACKOFF_FIRST_NS
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(lives=st.lists(st.integers(0, 120), min_size=100, max_size=300), seed=st.randoms(use_true_random=False))
 def test_a_day_of_reconnects_is_never_a_storm_and_never_gives_up(lives, seed):
     """Connections that live a random time in readiness, or are refused (0), for a day: waits stay within their caps."""
