@@ -166,6 +166,30 @@ def kraken() -> Case:
     return Case(FeedSpec(name="kraken", provider="kraken"), (*templates, version1), good, "ZRX-EUR")
 
 
+def bitstamp() -> Case:
+    trade = {
+        "id": 298239842, "timestamp": "1695628177", "amount": 0.0144, "amount_str": "0.01440000", "price": 26242,
+        "price_str": "26242", "type": 0, "microtimestamp": "1695628177123000", "buy_order_id": 1, "sell_order_id": 2,
+    }  # fmt: skip
+    book = {
+        "timestamp": "1617654352", "microtimestamp": "1617654352439583", "bids": [["0.42476", "3000.00000000"]],
+        "asks": [["0.42555", "4974.33747917"]],
+    }  # fmt: skip
+
+    def good(number: int) -> bytes:
+        item = {**trade, "id": number, "microtimestamp": str(START * 10**6 + number)}
+        return objects({"event": "trade", "channel": "live_trades_zrxeur", "data": item})[0]
+
+    templates = objects(
+        {"event": "trade", "channel": "live_trades_btcusd", "data": trade},
+        {"data": book, "channel": "order_book_xlmeur", "event": "data"},
+        {"data": book, "channel": "diff_order_book_xlmeur", "event": "data"},
+        {"event": "bts:subscription_succeeded", "channel": "live_trades_btcusd", "data": {}},
+        {"event": "bts:heartbeat", "channel": "", "data": {"status": "success"}},
+    )
+    return Case(FeedSpec(name="bitstamp", provider="bitstamp"), templates, good, "ZRX-EUR")
+
+
 ALPACA: tuple[dict[str, object], ...] = (
     {"T": "t", "S": "AAPL", "i": 96921, "x": "D", "p": 126.55, "s": 1, "t": 0, "c": ["@", "I"], "z": "C"},
     {"T": "q", "S": "AMD", "bx": "U", "bp": 87.6, "bs": 1, "ax": "Q", "ap": 88, "as": 4, "t": 0, "c": ["R"], "z": "C"},
@@ -205,6 +229,7 @@ CASES = (
     coinbase_exchange(),
     coinbase_advanced(),
     kraken(),
+    bitstamp(),
     alpaca("json"),
     alpaca("msgpack"),
 )

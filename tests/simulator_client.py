@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import urllib.error
+import urllib.request
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -49,6 +51,20 @@ async def collect(ws: ClientConnection, trades: Callable[[Any], list[Any]], coun
     return found
 
 
+async def get(url: str) -> tuple[int, Any]:
+    """Status and JSON of an answer over HTTP."""
+
+    def fetch() -> tuple[int, Any]:
+        try:
+            with urllib.request.urlopen(url, timeout=DEADLINE_S) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    return await asyncio.to_thread(fetch)
+
+
 def coinbase_trades(message: Any) -> list[Any]:
     return [message] if message["type"] in ("match", "last_match") else []
 
@@ -60,6 +76,10 @@ def binance_trades(message: Any) -> list[Any]:
 
 def kraken_trades(message: Any) -> list[Any]:
     return message["data"] if message.get("channel") == "trade" else []
+
+
+def bitstamp_trades(message: Any) -> list[Any]:
+    return [message["data"] | {"channel": message["channel"]}] if message["event"] == "trade" else []
 
 
 def advanced_trades(message: Any) -> list[Any]:

@@ -27,6 +27,7 @@ PROVIDERS = {
     "kraken": ("kraken", {}, ("BTC-USD", "ETH-USD", "SOL-USD")),
     "coinbase": ("coinbase", {"api": "exchange"}, ("BTC-USD", "ETH-USD", "SOL-USD")),
     "coinbase-advanced": ("coinbase", {"api": "advanced"}, ("BTC-USD", "ETH-USD", "SOL-USD")),
+    "bitstamp": ("bitstamp", {}, ("BTC-USD", "ETH-USD", "SOL-USD")),
     "alpaca": ("alpaca", {"feed": "iex", "location": "us", "format": "json"}, ("AAPL", "MSFT", "TSLA")),
 }
 

@@ -25,6 +25,7 @@ from simulator_client import (
     alpaca_trades,
     ask,
     binance_trades,
+    bitstamp_trades,
     coinbase_trades,
     collect,
     kraken_trades,
@@ -125,6 +126,11 @@ TALKS: dict[str, tuple[list[Any], Callable[[Any], list[Any]], tuple[str, str, st
     "kraken": (
         [{"method": "subscribe", "params": {"channel": "trade", "symbol": ["BTC/USD", "SOL/USD"], "snapshot": True}}],
         kraken_trades, ("symbol", "trade_id", "qty"), {"BTC/USD": "BTC-USD", "SOL/USD": "SOL-USD"},
+    ),
+    "bitstamp": (
+        [{"event": "bts:subscribe", "data": {"channel": f"live_trades_{pair}"}} for pair in ("btcusd", "solusd")],
+        bitstamp_trades, ("channel", "id", "amount_str"),
+        {"live_trades_btcusd": "BTC-USD", "live_trades_solusd": "SOL-USD"},
     ),
     "alpaca": (ALPACA_SUBSCRIBE, alpaca_trades, ("S", "i", "s"), {"AAPL": "AAPL", "SPY": "SPY"}),
 }  # fmt: skip

@@ -13,6 +13,9 @@ from simulator_client import (
     AUTH,
     KEYS,
     ask,
+    bitstamp_trades,
+    collect,
+    get,
     heard,
     run,
 )
@@ -179,6 +182,51 @@ def test_kraken_greets_acknowledges_each_symbol_and_refuses_unknown_ones() -> No
             assert (pong["method"], pong["req_id"]) == ("pong", 6)
             [beat] = await heard(ws, lambda _: True)
             assert beat == {"channel": "heartbeat"}
+
+    run(test)
+
+
+# Bitstamp
+
+
+def test_bitstamp_acknowledges_answers_heartbeats_and_refuses_in_its_own_form() -> None:
+    def request(action: str, channel: object) -> dict[str, Any]:
+        return {"event": f"bts:{action}", "data": {"channel": channel}}
+
+    async def test() -> None:
+        async with Simulator(["bitstamp"], total=0) as sim, websockets.connect(sim.url("bitstamp")) as ws:
+            for action, done in (("subscribe", "subscription"), ("unsubscribe", "unsubscription")):
+                answer = await ask(ws, request(action, "live_trades_btcusd"))
+                assert answer == {"event": f"bts:{done}_succeeded", "channel": "live_trades_btcusd", "data": {}}
+            beat = await ask(ws, {"event": "bts:heartbeat"})
+            assert beat == {"event": "bts:heartbeat", "channel": "", "data": {"status": "success"}}
+            for wrong in (request("subscribe", "live_trades_foousd"), request("subscribe", 5), {"event": "bts:hello"}):
+                refused = await ask(ws, wrong)
+                assert (refused["event"], refused["data"]["message"]) == ("bts:error", "Bad subscription string.")
+            assert (await ask(ws, [1]))["data"]["message"] == "Incorrect JSON format."
+            sim.fail("bitstamp", 4)
+            assert (await ask(ws, request("subscribe", "order_book_btcusd")))["data"]["code"] == 4
+
+    run(test)
+
+
+def test_bitstamps_transactions_have_whole_seconds_so_they_are_no_rows_of_the_stream() -> None:
+    now = 1_700_000_000_123_456_000
+
+    async def test() -> None:
+        async with Simulator(
+            ["bitstamp"], rate=20_000, total=50, quotes=0, symbols=["BTC-USD"], wall=lambda: now
+        ) as sim:
+            async with websockets.connect(sim.url("bitstamp")) as ws:
+                await ask(ws, {"event": "bts:subscribe", "data": {"channel": "live_trades_btcusd"}})
+                live = await collect(ws, bitstamp_trades, 50)
+            base = f"{sim.rest_url('bitstamp')}/api/v2/transactions/btcusd/"
+            _, past = await get(f"{base}?time=minute")
+            assert [int(trade["tid"]) for trade in past] == [trade["id"] for trade in live][::-1]
+            assert {trade["date"] for trade in past} == {"1700000000"}
+            assert all(len(trade["microtimestamp"]) == 16 for trade in live)
+            assert (await get(f"{base}?time=week"))[0] == 400
+            assert (await get(base.replace("btcusd", "foousd")))[0] == 404
 
     run(test)
 

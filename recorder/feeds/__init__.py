@@ -11,6 +11,7 @@ from recorder.values.feed import Feed, FeedSpec, ProviderInfo
 _CLASSES = {  # provider, which is the name of its module, → class
     "alpaca": "Alpaca",
     "binance": "Binance",
+    "bitstamp": "Bitstamp",
     "coinbase": "Coinbase",
     "kraken": "Kraken",
 }

@@ -43,6 +43,8 @@ _HOSTS: dict[str, tuple[str, dict[str, str]]] = {
     "ws.kraken.com": ("kraken", {"api": "v1"}),  # version 2 is served by the same host under a path
     "ws.kraken.com/v2": ("kraken", {}),
     "api.kraken.com": ("kraken", {}),
+    "ws.bitstamp.net": ("bitstamp", {}),
+    "www.bitstamp.net": ("bitstamp", {}),
 }
 _PREFIXES = {"spot_": "spot", "usdm_": "usdm", "cm_": "coinm"}  # of hftbacktest file names
 _PLAIN = {("binance", "market"): "spot", ("coinbase", "api"): "exchange"}  # option values that a name leaves out

@@ -45,6 +45,16 @@ CASES: dict[tuple[str, str], tuple[bytes, ...]] = {
         b'"volume":30927.68066226,"vwap":106039.6,"trades":12}]}',
         b'{"channel":"status","type":"update","data":[{"system":"online","api_version":"v2"}]}',
     ),
+    ("bitstamp", ""): (
+        b'{"event":"trade","channel":"live_trades_btcusd","data":{"id":298239842,"timestamp":"1695628177",'
+        b'"amount":0.0144,"amount_str":"0.01440000","price":26242,"price_str":"26242","type":0,'
+        b'"microtimestamp":"1695628177123000","buy_order_id":1,"sell_order_id":2}}',
+        b'{"data":{"timestamp":"1617654352","microtimestamp":"1617654352439583","bids":[["0.42476","3000.00000000"],'
+        b'["0.42475","1.00000000"]],"asks":[["0.42555","4974.33747917"]]},"channel":"order_book_xlmeur","event":"data"}',
+        b'{"data":{"timestamp":"1617654352","microtimestamp":"1617654352482475","bids":[["3.45348","0.00000000"]],'
+        b'"asks":[]},"channel":"diff_order_book_kncusd","event":"data"}',
+        b'{"event":"bts:subscription_succeeded","channel":"live_trades_xlmeur","data":{}}',
+    ),
     ("kraken", "v1"): (
         b'[993,[["354.04000000","0.28245396","1618678150.826417","s","m",""],'
         b'["353.81000000","1.71754604","1618678150.827816","b","m",""]],"trade","XMR/USD"]',

@@ -73,9 +73,9 @@ def compile_templates(
 ) -> Program:
     """Compile.
 
-    Fields: <ts:ms> <ts:us> <ts:rfc3> <ts:rfc6> <ts:rfc9> <ts:stamp>, <symbol>, <id>, <id:hex>, <id:u64>, <price>,
-    <price:f64>, <size>, <size:f64>, <size:u64>, <side> (text of seller's and buyer's aggression), <ask> …, <sequence>,
-    <count:msgpack>; a name of ``texts`` is that list's text of the symbol.
+    Fields: <ts:s> <ts:ms> <ts:us> <ts:rfc3> <ts:rfc6> <ts:rfc9> <ts:stamp>, <symbol>, <id>, <id:hex>, <id:u64>,
+    <price>, <price:f64>, <size>, <size:f64>, <size:u64>, <side> (text of seller's and buyer's aggression), <ask> …,
+    <sequence>, <count:msgpack>; a name of ``texts`` is that list's text of the symbol.
     """
     heap, offsets, ops = bytearray(), [0], []
     longest = 0
@@ -139,6 +139,7 @@ def _field(name: str, form: str, tables: dict[str, tuple[int, int]], size_digits
     digits = {"price": PRICE_DIGITS, "ask": PRICE_DIGITS, "size": size_digits, "ask_size": size_digits}.get(name, 0)
     forms: dict[str, tuple[int, int, int, int]] = {
         "": (_DECIMAL if digits else _INTEGER, column, digits, 0),
+        "s": (_SCALED, column, 1_000_000_000, 0),
         "ms": (_SCALED, column, 1_000_000, 0),
         "us": (_SCALED, column, 1_000, 0),
         "rfc3": (_TIME, column, 3, 0),

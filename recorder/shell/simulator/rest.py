@@ -25,6 +25,7 @@ LIMITS: Mapping[str, tuple[int, int]] = {
     "binance-usdm": (2400, 60),
     "binance-coinm": (2400, 60),
     "kraken": (15, 15),
+    "bitstamp": (400, 1),
     "alpaca": (200, 60),
 }
 SECOND_NS = 1_000_000_000

@@ -54,7 +54,7 @@ class _Stage:
 class Simulator:
     """Serve providers' WebSockets and history on one port; each under its own path, see ``url`` and ``rest_url``.
 
-    providers  of coinbase, coinbase-advanced, binance, binance-usdm, kraken, alpaca
+    providers  of venues.CONVERSATIONS: coinbase, coinbase-advanced, binance, kraken, bitstamp, alpaca …
     port       0: a free one of PORTS
     rate       mean trades per second of each provider; None: as many as its clients take
     burst      how many times faster trades come in bursts

@@ -60,7 +60,7 @@ class Venue:
     now       Unix time in ns
     """
 
-    key: str  # "coinbase", "coinbase-advanced", "binance", "binance-usdm", "kraken", "alpaca"
+    key: str  # "coinbase", "coinbase-advanced", "binance", "binance-usdm", "kraken", "bitstamp", "deribit", "alpaca"
     symbols: tuple[str, ...]  # canonical
     names: tuple[str, ...]
     size_digits: int

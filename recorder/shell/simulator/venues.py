@@ -8,6 +8,7 @@ from recorder.shell.simulator import pages
 from recorder.shell.simulator.alpaca import Alpaca
 from recorder.shell.simulator.alpaca_pages import alpaca
 from recorder.shell.simulator.binance import Binance
+from recorder.shell.simulator.bitstamp import Bitstamp, transactions
 from recorder.shell.simulator.coinbase import Advanced, Exchange
 from recorder.shell.simulator.kraken import Kraken
 from recorder.shell.simulator.rest import Answer, Rest
@@ -22,6 +23,7 @@ CONVERSATIONS: dict[str, type[Conversation]] = {
     "binance-usdm": Binance,
     "binance-coinm": Binance,
     "kraken": Kraken,
+    "bitstamp": Bitstamp,
     "alpaca": Alpaca,
 }
 _COINS = ("BTC", "ETH", "SOL", "XRP", "DOGE", "ADA", "LTC", "LINK", "AVAX", "DOT")
@@ -50,6 +52,8 @@ def _spelled(key: str, symbol: str) -> str:
     if key.startswith("binance"):
         market = key.partition("-")[2]
         return binance_name(symbol, "usdm" if market == "usdm" else "coinm" if market == "coinm" else "spot")
+    if key == "bitstamp":
+        return pair_with("", symbol).lower()
     if key == "kraken" or (key == "alpaca" and "-" in symbol):
         return pair_with("/", symbol)
     return symbol.replace(" ", "") if key == "alpaca" else symbol
@@ -83,5 +87,8 @@ def make_rest(venue: Venue) -> Rest:
         return Rest(venue, pages.kraken, Answer(200, {"error": ["EGeneral:Too many requests"]}))
     if venue.key == "alpaca":
         return Rest(venue, alpaca, Answer(429, {"message": "too many requests."}))
+    if venue.key == "bitstamp":
+        limited = {"status": "error", "reason": "Request rejected due to exceeded rate limit.", "code": "400.002"}
+        return Rest(venue, transactions, Answer(400, limited))
     page = pages.coinbase if venue.key == "coinbase" else pages.coinbase_advanced
     return Rest(venue, page, Answer(429, {"message": "Public rate limit exceeded"}))

@@ -1,0 +1,82 @@
+"""A simulated provider over real sockets, journal and pipeline: the rows are what happened, each once, to the digit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_connection import Told, connected, feed_of, reached
+from test_overlap import folded
+
+from recorder.core.market import ASK, ASK_SIZE, ID, KIND, PRICE, QUOTE, SIDE, SIZE, SYMBOL, TRADE, TS
+from recorder.shell.journal import Journal
+from recorder.shell.simulator import Simulator
+from recorder.shell.simulator.truth import VenueTruth
+from recorder.values.feed import FeedSpec
+
+TOTAL = 1000
+# simulated provider → provider, symbols, what its times are cut down to in ns
+CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
+    "bitstamp": ("bitstamp", ("BTC-USD", "ETH-EUR", "SOL-USDC"), 1_000),
+}
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal.open(tmp_path / "journal", segment_bytes=32 << 20) as opened:
+        yield opened
+
+
+@pytest.fixture
+def happened(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Every event of the simulated market, before anything becomes of it."""
+    events: list[np.ndarray] = []
+    count = VenueTruth.happened
+
+    def keep(self: VenueTruth, some: np.ndarray) -> None:
+        events.append(some.copy())
+        count(self, some)
+
+    monkeypatch.setattr(VenueTruth, "happened", keep)
+    return events
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_rows_are_what_happened(journal: Journal, happened: list[np.ndarray], key: str) -> None:
+    provider, symbols, unit = CASES[key]
+    rows: dict[str, Any] = {}
+
+    def whole() -> bool:
+        rows.update(folded(journal))
+        return len(rows["trades"]) >= TOTAL and len(rows["quotes"]) >= sum(sum(e[:, KIND] == QUOTE) for e in happened)
+
+    async def run() -> None:
+        async with Simulator([key], symbols=symbols, rate=5000, total=TOTAL) as place:
+            spec = FeedSpec(name="f", provider=provider, symbols=symbols, url=place.url(key))
+            async with connected(feed_of(spec), journal, Told()) as connection:
+                await reached(lambda: connection.ready)
+                await place.finished()
+                await reached(whole)
+
+    asyncio.run(run())
+    events, names = np.concatenate(happened), rows["symbols"].tolist()
+    trades = events[events[:, KIND] == TRADE].tolist()
+    assert sorted(
+        (names[r["series"]], r["ts_event"], r["trade_id"], r["price"], r["size"], r["side"]) for r in rows["trades"]
+    ) == sorted(
+        (symbols[e[SYMBOL]], e[TS] // unit * unit, e[ID], e[PRICE] / 100, e[SIZE] / 10**6, 1 + e[SIDE]) for e in trades
+    )
+    quotes = events[events[:, KIND] == QUOTE].tolist()
+    columns = ("bid", "bid_size", "ask", "ask_size")
+    assert sorted((names[r["series"]], r["ts_event"], *(r[c] for c in columns)) for r in rows["quotes"]) == sorted(
+        (
+            symbols[e[SYMBOL]], e[TS] // unit * unit, e[PRICE] / 100, e[SIZE] / 10**6, e[ASK] / 100, e[ASK_SIZE] / 10**6
+        )
+        for e in quotes
+    )  # fmt: skip
+    assert "rejected" not in rows
+    assert "gaps" not in rows
