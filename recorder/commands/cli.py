@@ -35,6 +35,7 @@ VERBS = {
     "replay": "journal segments or captures through the pipeline into the database",
     "journal": "list, verify, export and import journal segments",
     "simulate": "serve a journal or capture as the provider's own WebSocket",
+    "gaps": "what is missing, and what was repaired",
     "coverage": "how complete a day is, with the evidence",
     "drill": "faults with ground truth against your own installation: sent, stored, lost, doubled",
     "logs": "follow and filter the structured log",
