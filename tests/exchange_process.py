@@ -25,7 +25,7 @@ class Exchange:
             [sys.executable, __file__, json.dumps({"providers": providers, **settings})],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPO, env=None, start_new_session=True,
         )  # fmt: skip
-        self.urls: dict[str, str] = self._answer()
+        self.urls, self.rest_urls = self._answer()  # by provider
 
     def __enter__(self) -> Exchange:
         return self
@@ -109,7 +109,10 @@ async def _serve(settings: dict[str, Any]) -> None:
     reader = asyncio.StreamReader(limit=1 << 20)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     async with simulator:
-        print(json.dumps({name: simulator.url(name) for name in simulator.providers}), flush=True)
+        places = [
+            {name: address(name) for name in simulator.providers} for address in (simulator.url, simulator.rest_url)
+        ]
+        print(json.dumps(places), flush=True)
         while line := await reader.readline():
             print(json.dumps(obey(*json.loads(line))), flush=True)
 

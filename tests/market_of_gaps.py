@@ -101,13 +101,8 @@ class Fold:
         self.gaps: dict[Any, SimpleNamespace] = {}
         self._position = 0
         spec = FeedSpec(name="f", provider="test", options={"ids": ids}, connection=connection)
-        self.frames(
-            (SOURCE, LIVE, START, msgspec.json.encode(spec)),
-            (
-                SOURCE, ANSWERS, START,
-                msgspec.json.encode(msgspec.structs.replace(spec, connection=HISTORY_CONNECTION)),
-            ),
-        )  # fmt: skip
+        self._specs = {LIVE: spec, ANSWERS: msgspec.structs.replace(spec, connection=HISTORY_CONNECTION)}
+        self.declare(START)
 
     @property
     def book(self) -> GapBook:
@@ -117,6 +112,10 @@ class Fold:
         listed = frames_from_list(frames, position=self._position)
         self._position = listed.end
         self.pipeline.consume(listed)
+
+    def declare(self, ts: int) -> None:
+        """As at the start of each segment."""
+        self.frames(*((SOURCE, number, ts, msgspec.json.encode(spec)) for number, spec in self._specs.items()))
 
     def stream(self, *trades: Trade) -> None:
         self.frames(*((1, LIVE, each.ts + LAG, msgspec.json.encode([each])) for each in trades))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from recorder.core.gaps import Counts
 from recorder.core.histogram import Histogram, add_one
 from recorder.core.latency import STAGES, StageHistograms
 from recorder.shell.monitor import GRACE_NS, Monitor, health
@@ -55,12 +56,15 @@ def recording(**more: Any) -> Any:
         ledger=SimpleNamespace(total=StageHistograms(), offsets={}, unmeasured=0),
     )  # fmt: skip
     pipeline = SimpleNamespace(sources={}, out=SimpleNamespace(unknown={}), rows={"trades": 0}, duplicates=0)
+    pipeline.gaps = SimpleNamespace(
+        open={1: SimpleNamespace(feed="cb")}, counts={"cb": Counts(repaired=2, given_up=1, recovered=7)}
+    )
     journal = SimpleNamespace(end=0, synced=0, synced_until=NOW, paused_reason=None)
     disk = SimpleNamespace(problems=[], full=asyncio.Event(), free_bytes={"journal": 5_000})
     fields = {
         "feeds": {"cb": feed_run(connection())}, "database_state": "ready", "sink": sink(), "started": LONG_AGO,
         "engine": engine, "pipeline": pipeline, "journal": journal,
-        "watch": watch(), "disk": disk,
+        "watch": watch(), "disk": disk, "repairer": SimpleNamespace(requests={("cb", 200): 3}),
     }  # fmt: skip
     return SimpleNamespace(**{**fields, **more})
 

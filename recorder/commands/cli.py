@@ -36,6 +36,7 @@ VERBS = {
     "journal": "list, verify, export and import journal segments",
     "rebuild": "decode the journal again, show cell by cell where what is stored differs",
     "simulate": "serve a journal or capture as the provider's own WebSocket",
+    "gaps": "what is missing, and what was repaired",
     "coverage": "how complete a day is, with the evidence",
     "drill": "faults with ground truth against your own installation: sent, stored, lost, doubled",
     "logs": "follow and filter the structured log",

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -28,12 +28,13 @@ from recorder.shell.database import Database
 from recorder.shell.disk import PAUSE_REASON, DiskWatch
 from recorder.shell.engine import Engine
 from recorder.shell.journal import Journal
+from recorder.shell.repair import Repairer
 from recorder.shell.sink import Sink
 from recorder.shell.snapshots import Snapshots
 from recorder.shell.watch import Watch
 from recorder.values.config import Config, credentials
 from recorder.values.errors import ConfigError, JournalFull, RecorderError
-from recorder.values.feed import HOUR, SECOND, Feed, FeedSpec, Key
+from recorder.values.feed import HOUR, SECOND, Feed, FeedSpec, Historian, Key
 from recorder.values.schedule import Closed, Open, Schedule
 from recorder.values.schema import Table
 from recorder.values.tables import LATENCY
@@ -62,6 +63,7 @@ class FeedRun:
     failed: str = ""  # why it could not be recorded the last time
     frames_before: int = 0  # of connections that are gone: counters never go back
     reconnects_before: int = 0
+    historian: Historian | None = None  # what asks for its past; None: it is not recorded
     previous: FeedRun | None = None  # the same feed before it was changed, until it has ended
 
     @property
@@ -131,6 +133,8 @@ class Recording:
         if self.config.watch.enabled:
             self._spawn(self.watch.run())
         self._spawn(ledger.keep(self.engine.ledger, self.observe))
+        self.repairer = Repairer(self.config.repair, self.journal, self.engine, self._historians, self.log)
+        self._spawn(self.repairer.run())
         self.set_feeds(self.config.feeds)
 
     def set_feeds(self, specs: tuple[FeedSpec, ...]) -> None:
@@ -165,6 +169,7 @@ class Recording:
                 if run.previous is not None:
                     self._spawn(self._drop(run.previous))
                 continue
+            run.historian = cast(Historian, make(spec, keys[name]))
             run.task = asyncio.create_task(self._keep_feed(run, keys[name]))
 
     def _change_symbols(self, run: FeedRun, spec: FeedSpec, keys: Mapping[str, str]) -> bool:
@@ -196,6 +201,10 @@ class Recording:
         """Rows that came, by (channel, symbol); None while what was received is not decoded yet."""
         behind = self.sink is None or self.engine.backlog > AUDIT_BACKLOG_BYTES
         return None if behind else self.pipeline.delivered(feed, keys)
+
+    def _historians(self) -> dict[str, tuple[FeedSpec, Historian]]:
+        """Feeds whose gaps can be asked for."""
+        return {name: (run.spec, run.historian) for name, run in self.feeds.items() if run.historian is not None}
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -389,6 +398,7 @@ class Recording:
         hurry  set it to stop waiting
         False when rows were not queryable in time: they are in the journal and are loaded at the next start.
         """
+        await self.repairer.stop()
         await asyncio.gather(*(self._drop(run) for run in self.feeds.values()))
         self.feeds.clear()
         self._clock.cancel()

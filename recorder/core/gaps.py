@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from recorder.core.batch import Output
-from recorder.core.frames import Frames
+from recorder.core.frames import SOURCE, Frames
 from recorder.core.history import Identity, Page
 from recorder.core.kernels import BY_NAME, IDS_CONTIGUOUS, NO_TIME, RECENT_IDS, Kernels, keys_of
 from recorder.values.feed import SECOND, HistoryRequest
@@ -39,6 +39,7 @@ from recorder.values.tables import (
 OPEN_GAPS_MAX = 10_000  # a reconnect of ten thousand symbols, at half a kB each; the oldest is given up beyond
 PIECES_MAX = 1024  # stretches of ids still missing in one gap; history comes in pages, so that there are few
 SEEN_MAX = 4096  # trades known at the edges of a gap without ids: a snapshot on subscribing has 100
+GOT_MAX = 1 << 18  # trades fetched of one such gap: more are stored as well, and again if it is asked for once more
 FAILURES_MAX = 5  # pages of a gap that cannot be read before it is given up
 NEAR_IDS = 1000  # gaps no farther apart are asked for together: a page of most providers
 SLACK_NS = SECOND  # around the times of a gap of ids: matching engines stamp trades out of order
@@ -53,9 +54,9 @@ NO_TRADES = CANCELLED | CORRECTED | DUPLICATE | NAMED  # rows that say nothing a
 class Gap(msgspec.Struct):
     """A gap that history is asked for. Times in ns; ``from_id`` is LONG_NULL where ids are not contiguous.
 
-    start, end  time it lies in, edges included; ``start`` moves on as pages of a gap without ids come
+    start, end  time it lies in, edges included
     left        [first, last] of ids still missing, ascending
-    seen        key → ts_event of trades within ``start`` and ``end`` that need not come again
+    seen, got   keys of trades within ``start`` and ``end``, without ids: that came by the stream, and from history
     """
 
     feed: str
@@ -72,7 +73,8 @@ class Gap(msgspec.Struct):
     start: int
     end: int
     left: list[tuple[int, int]] = []
-    seen: dict[int, int] = {}
+    seen: set[int] = set()
+    got: set[int] = set()
     recovered: int = 0
     failures: int = 0
 
@@ -91,7 +93,7 @@ class Interruption(msgspec.Struct):
     start: int
     kind: int
     cause: str
-    seen: dict[int, int]
+    seen: set[int]
 
 
 class Link(msgspec.Struct):
@@ -110,7 +112,7 @@ class Counts:
     missing: int = 0  # ids
     repaired: int = 0
     given_up: int = 0
-    recovered: int = 0  # trades
+    recovered: int = 0  # trades, of gaps that are closed
     dropped: int = 0  # trades of history that were not missing
     reason: str = ""  # why the last one was given up
 
@@ -144,7 +146,8 @@ class GapBook:
 
     def received(self, frames: Frames, count: int) -> None:
         """The first ``count`` frames have passed: when each source was last heard."""
-        self._last_recv[frames.sources[:count]] = frames.ts_recv[:count]
+        heard = np.flatnonzero(frames.kinds[:count] != SOURCE)  # a declaration, repeated in every segment, is ours
+        self._last_recv[frames.sources[heard]] = frames.ts_recv[heard]
 
     def opened(self, feed: str, connection: int, source: int, ts_recv: int) -> None:
         """A connection is there. Kernels must have run over the rows before, frames before be ``received``."""
@@ -178,7 +181,7 @@ class GapBook:
             start = int(scalars["last_ts"])
             if not scalars["id_kind"] & IDS_CONTIGUOUS and start != NO_TIME:
                 recent = state.ids[series][: min(int(scalars["seen"]), RECENT_IDS)].tolist()
-                self.interrupted[series] = Interruption(start, kind, cause, dict.fromkeys(recent, start))
+                self.interrupted[series] = Interruption(start, kind, cause, set(recent))
                 self._horizons = None
 
     # Rows
@@ -252,7 +255,7 @@ class GapBook:
             return
         if ts_event <= before.start:
             if ts_event == before.start and len(before.seen) < SEEN_MAX:
-                before.seen[int(keys_of(row)[0])] = ts_event
+                before.seen.add(int(keys_of(row)[0]))
             return
         del self.interrupted[series]
         feed, symbol = self.out.series.keys[series]
@@ -286,6 +289,7 @@ class GapBook:
         else:
             counts.repaired += 1
             self._write(gap, GAP_REPAIRED, gap.cause)
+        counts.recovered += gap.recovered
 
     def _write(self, gap: Gap, status: int, cause: str) -> None:
         self.out.gap(
@@ -325,7 +329,8 @@ class GapBook:
                 elif gap.identity == asked:
                     taken[own[_take_times(gap, rows[own])]] = True
                 else:
-                    _know(gap, rows[own if asked is None else own[taken[own]]])
+                    known = rows[own if asked is None else own[taken[own]]]
+                    gap.seen.update(keys_of(known[_within(gap, known)]).tolist())
                 if gap.by_id and not gap.left:
                     self._close(gap)
                 elif max(len(gap.left) / PIECES_MAX, len(gap.seen) / SEEN_MAX) > 1:
@@ -381,20 +386,12 @@ def _within(gap: Gap, rows: np.ndarray) -> np.ndarray:
     return np.flatnonzero((rows["ts_event"] >= gap.start) & (rows["ts_event"] <= gap.end))
 
 
-def _know(gap: Gap, rows: np.ndarray) -> None:
-    """These rows of the gap's series are stored already."""
-    inside = rows[_within(gap, rows)]
-    gap.seen.update(zip(keys_of(inside).tolist(), inside["ts_event"].tolist(), strict=True))
-
-
 def _take_times(gap: Gap, rows: np.ndarray) -> np.ndarray:
-    """Places of the rows that are in the gap and not known, each once. A page; pages come oldest first."""
-    inside, keys = _within(gap, rows), keys_of(rows)
-    _, first = np.unique(keys[inside], return_index=True)
-    fresh = np.array([i for i in inside[np.sort(first)].tolist() if int(keys[i]) not in gap.seen], np.int64)
-    gap.recovered += len(fresh)
-    if len(inside):
-        _know(gap, rows[inside])
-        gap.start = int(rows["ts_event"][inside].max())
-        gap.seen = {key: ts for key, ts in gap.seen.items() if ts >= gap.start}
-    return fresh
+    """Places of the rows that are in the gap and not known, each once."""
+    inside = _within(gap, rows)
+    keys, first = np.unique(keys_of(rows[inside]), return_index=True)
+    known = gap.seen | gap.got
+    fresh = np.array([key not in known for key in keys.tolist()], np.bool_)
+    gap.recovered += int(fresh.sum())
+    gap.got.update(keys[fresh].tolist()[: GOT_MAX - len(gap.got)])
+    return inside[np.sort(first[fresh])]

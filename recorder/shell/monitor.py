@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -138,6 +139,7 @@ class _Collector:
     def collect(self) -> Iterable[Metric]:
         yield from self._feeds()
         yield from self._stores()
+        yield from self._gaps()
         yield from self._latencies()
         yield GaugeMetricFamily("recorder_resident_bytes", "Resident memory.", self._process.memory_info().rss)
         yield GaugeMetricFamily(
@@ -207,6 +209,27 @@ class _Collector:
         yield free
         if r.sink is not None:
             yield from _sink(r.sink)
+
+    def _gaps(self) -> Iterator[Metric]:
+        book = self._recording.pipeline.gaps
+        still = GaugeMetricFamily("recorder_gaps_open", "Gaps that are being repaired.", labels=["feed"])
+        for name, count in Counter(gap.feed for gap in list(book.open.values())).items():
+            still.add_metric([name], count)
+        repaired = CounterMetricFamily("recorder_gaps_repaired", "Gaps that are complete.", labels=["feed"])
+        given_up = CounterMetricFamily("recorder_gaps_given_up", "Gaps asked for no more.", labels=["feed"])
+        recovered = CounterMetricFamily(
+            "recorder_gap_ids_recovered", "Trades of closed gaps that came after all.", labels=["feed"]
+        )
+        for name, counts in list(book.counts.items()):
+            repaired.add_metric([name], counts.repaired)
+            given_up.add_metric([name], counts.given_up)
+            recovered.add_metric([name], counts.recovered)
+        requests = CounterMetricFamily(
+            "recorder_history_requests", "Questions to histories; status 0: no answer.", labels=["feed", "status"]
+        )
+        for (name, status), count in list(self._recording.repairer.requests.items()):
+            requests.add_metric([name, str(status)], count)
+        yield from (still, repaired, given_up, recovered, requests)
 
     def _latencies(self) -> Iterator[Metric]:
         engine = self._recording.engine

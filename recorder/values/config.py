@@ -96,6 +96,12 @@ class WatchConfig(Section, frozen=True, kw_only=True):
     false_alarms_per_year: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
 
 
+class RepairConfig(Section, frozen=True, kw_only=True):
+    enabled: bool = True
+    delay_s: Annotated[float, Meta(ge=0, le=86_400)] = 5.0
+    attempts: Annotated[int, Meta(ge=1, le=1000)] = 8
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """Everything a command may ask. ``feeds`` holds the enabled ones; paths are absolute after ``load``."""
 
@@ -108,6 +114,7 @@ class Config(Struct, frozen=True, kw_only=True):
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()
     watch: WatchConfig = WatchConfig()
+    repair: RepairConfig = RepairConfig()
     feeds: tuple[FeedSpec, ...] = ()
     source: str = ""  # the file it was read from, for messages
 
@@ -121,6 +128,7 @@ SECTIONS: dict[str, type[Section]] = {
     "log": LogConfig,
     "metrics": MetricsConfig,
     "watch": WatchConfig,
+    "repair": RepairConfig,
 }
 
 

@@ -224,7 +224,7 @@ class Historian(Protocol):
     def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
         """Yield a request, be sent its response (status 200 only), yield the next page, return when there is no more.
 
-        Raises SymbolError, ConfigError. Where trade ids are not contiguous pages come oldest first.
+        Raises SymbolError, ConfigError.
         """
 
     def history_decoder(self, out: Any) -> Callable[[HistoryRequest, bytes, int], None]:

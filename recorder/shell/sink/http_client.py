@@ -11,7 +11,7 @@ import re
 import socket
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from recorder.values.errors import ConfigError, nearest
@@ -106,8 +106,11 @@ class BadAnswer(ConnectionError):
 
 @dataclass(frozen=True)
 class Answer:
+    """``headers`` have lower-case names; of several with one name the last."""
+
     status: int
     body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict, compare=False)
 
 
 def words(error: Exception, address: Address) -> str:
@@ -124,24 +127,29 @@ def words(error: Exception, address: Address) -> str:
 
 
 class HttpConnection:
-    """One kept connection. Used by one thread; ``abort`` may come from another."""
+    """One kept connection. Used by one thread at a time; ``abort`` may come from another.
 
-    def __init__(self, address: Address) -> None:
-        self.address = address
+    answer_bytes_max  of a body; more is a BadAnswer
+    """
+
+    def __init__(self, address: Address, answer_bytes_max: int = ANSWER_BYTES_MAX) -> None:
+        self.address, self._answer_bytes_max = address, answer_bytes_max
         self._socket: socket.socket | None = None
         self._context: ssl.SSLContext | None = None
         self._authorization = f"Authorization: {address.authorization}\r\n" if address.authorization else ""
         self._aborted = False
 
-    def request(self, method: str, target: str, body: memoryview | bytes = b"") -> Answer:
+    def request(self, method: str, target: str, body: memoryview | bytes = b"", headers: str = "") -> Answer:
         """Send and wait for the whole answer; ``target`` is the path and query, already quoted.
+
+        headers  further ones, each ended by CR LF
 
         Raises OSError: refused, reset, timed out, not HTTP. A kept connection that the server has closed meanwhile is
         replaced at once and the request repeated, so it must be one that may be.
         """
         head = (
-            f"{method} {self.address.path}{target} HTTP/1.1\r\nHost: {self.address.name}\r\n{self._authorization}"
-            f"Content-Length: {len(body)}\r\n\r\n"
+            f"{method} {self.address.path}{target} HTTP/1.1\r\nHost: {self.address.name}\r\n"
+            f"{self._authorization}{headers}Content-Length: {len(body)}\r\n\r\n"
         ).encode()
         timeout_s = self.address.request_timeout_s + len(body) / THROUGHPUT_MIN
         kept = self._socket is not None
@@ -209,7 +217,7 @@ class HttpConnection:
             name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
         }
         del data[: end + 4]
-        answer = Answer(status, self._body(status, headers, data, deadline))
+        answer = Answer(status, self._body(status, headers, data, deadline), headers)
         if data or "close" in headers.get("connection", "").lower():
             self.close()
         return answer
@@ -222,14 +230,14 @@ class HttpConnection:
             return self._chunks(data, deadline)
         if "content-length" in headers:
             text = headers["content-length"]
-            if not text.isdecimal() or int(text) > ANSWER_BYTES_MAX:
+            if not text.isdecimal() or int(text) > self._answer_bytes_max:
                 raise BadAnswer(f"an answer of {text[:20]} bytes")
             return self._take(int(text), data, deadline)
         body = bytearray(data)
         data.clear()
         try:
             while True:
-                self._receive(body, deadline, ANSWER_BYTES_MAX)
+                self._receive(body, deadline, self._answer_bytes_max)
         except (BadAnswer, TimeoutError):
             raise
         except ConnectionError:
@@ -240,9 +248,12 @@ class HttpConnection:
         body = bytearray()
         while True:
             while (end := data.find(b"\r\n")) < 0:
-                self._receive(data, deadline, ANSWER_BYTES_MAX)
+                self._receive(data, deadline, self._answer_bytes_max)
             size_text = bytes(data[:end]).partition(b";")[0].strip()
-            if not re.fullmatch(rb"[0-9A-Fa-f]{1,6}", size_text) or len(body) + int(size_text, 16) > ANSWER_BYTES_MAX:
+            if (
+                not re.fullmatch(rb"[0-9A-Fa-f]{1,6}", size_text)
+                or len(body) + int(size_text, 16) > self._answer_bytes_max
+            ):
                 raise BadAnswer(f"a chunk of {size_text[:20]!r} bytes")
             del data[: end + 2]
             size = int(size_text, 16)
@@ -252,7 +263,7 @@ class HttpConnection:
 
     def _take(self, count: int, data: bytearray, deadline: float) -> bytes:
         while len(data) < count:
-            self._receive(data, deadline, ANSWER_BYTES_MAX + HEAD_BYTES_MAX)
+            self._receive(data, deadline, self._answer_bytes_max + HEAD_BYTES_MAX)
         taken = bytes(data[:count])
         del data[:count]
         return taken

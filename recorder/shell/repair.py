@@ -1,0 +1,278 @@
+"""Repair of gaps: asks providers for what is missing, journals their answers, and leaves the judging to the fold.
+
+The work list is the pipeline's book of gaps, so a crash loses nothing: what is still open is asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from recorder.core import history
+from recorder.core.frames import RESPONSE
+from recorder.core.gaps import Counts, Gap, GapBook
+from recorder.core.history import HISTORY_CONNECTION, Identity, Page
+from recorder.shell.history_client import HistoryClient, retry_after_s
+from recorder.values.config import RepairConfig
+from recorder.values.errors import JournalFull, RecorderError
+from recorder.values.feed import Capability, FeedSpec, Historian, HttpRequest, HttpResponse
+
+LOOK_S = 0.5  # how often the work list is looked at
+TAKEN_S = 0.01  # how often it is looked at whether the fold has taken an answer
+RETRY_FIRST_S = 2.0  # after a failed try, doubled with each further one
+RETRY_MAX_S = 300.0  # a provider that is down for an hour is asked again within five minutes
+LIMITED_S = 30.0  # how long a provider that asks too often is left alone when it does not say
+LIMITED_MAX_S = 3 * 86_400.0  # the longest ban that a provider documents
+TELL_S = 10.0  # at most one line each about the gaps of a feed in this time
+BUSY = (408, 425, 500, 502, 503, 504)  # statuses worth another try
+LIMITED = (418, 429)
+
+
+class Journal(Protocol):
+    @property
+    def end(self) -> int: ...
+    def source(self, spec: FeedSpec) -> int: ...
+    def append(self, source: int, kind: int, ts_recv: int, payload: bytes) -> int: ...
+
+
+class Fold(Protocol):
+    """The engine: the pipeline it drives now, and how to have it look at the journal."""
+
+    pipeline: Any
+
+    def wake(self) -> None: ...
+
+
+class _Again(Exception):
+    """This try has failed; another may succeed."""
+
+
+class _Never(Exception):
+    """Asking again cannot help."""
+
+
+class _Later(Exception):
+    """The feed is to be left alone for a while; this was no try."""
+
+
+@dataclass
+class _Tries:
+    failed: int = 0
+    not_before: float = 0.0  # of the loop's clock
+
+
+class Repairer:
+    """One task that looks, and one for each feed with something to ask for.
+
+    feeds     by name, spec and feed of those being recorded; asked each time
+    requests  how many were made, by feed and status (0: no answer)
+    """
+
+    def __init__(
+        self,
+        config: RepairConfig,
+        journal: Journal,
+        fold: Fold,
+        feeds: Callable[[], Mapping[str, tuple[FeedSpec, Historian]]],
+        log: Any,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        self.requests: Counter[tuple[str, int]] = Counter()
+        self._config, self._journal, self._fold, self._feeds = config, journal, fold, feeds
+        self._log, self._uniform = log, uniform
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._clients: dict[str, HistoryClient] = {}
+        self._next: dict[str, float] = {}  # feed → when it may be asked again
+        self._tries: dict[Identity, _Tries] = {}
+        self._told: dict[str, tuple[float, Counts]] = {}
+
+    @property
+    def book(self) -> GapBook:
+        book: GapBook = self._fold.pipeline.gaps
+        return book
+
+    async def run(self) -> None:
+        """For ever: tell what changed, and see that every feed with something due is being asked."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            await self._taken(self._journal.end)  # before that the book is of the past: what it lacks may be journalled
+            self._tell()
+            self._tries = {identity: tries for identity, tries in self._tries.items() if identity in self.book.open}
+            if not self._config.enabled:
+                continue
+            for name, (spec, feed) in self._feeds().items():
+                task = self._tasks.get(name)
+                if (task is None or task.done()) and self._due(name):
+                    self._tasks[name] = asyncio.create_task(self._repair(spec, feed))
+
+    async def stop(self) -> None:
+        """Ask no more; what is open stays in the book."""
+        for client in self._clients.values():
+            client.close()
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._tell(at_once=True)
+
+    def _due(self, name: str) -> list[Gap]:
+        now = asyncio.get_running_loop().time()
+        if now < self._next.get(name, 0.0):
+            return []
+        latest = time.time_ns() - round(self._config.delay_s * 1e9)
+        return [
+            gap
+            for gap in list(self.book.open.values())
+            if gap.feed == name and gap.ts_recv <= latest and now >= self._tried(gap).not_before
+        ]
+
+    def _tried(self, gap: Gap) -> _Tries:
+        return self._tries.get(gap.identity) or _Tries()
+
+    async def _repair(self, spec: FeedSpec, feed: Historian) -> None:
+        """Ask for every gap of the feed that is due, oldest first."""
+        for gap in self._due(spec.name):
+            if gap.identity not in self.book.open:
+                continue  # an answer to another has completed it
+            try:
+                await self._ask(spec, feed, gap)
+            except _Never as error:
+                await self._give_up(spec, gap, str(error))
+            except (_Later, JournalFull):
+                return
+            except _Again as error:
+                await self._failed(spec, gap, str(error))
+            except Exception as error:  # an error of ours: neither other gaps nor other feeds are to suffer
+                self._log.error("repair.failed", feed=spec.name, symbol=gap.symbol, exception=error)
+                await self._failed(spec, gap, "an error of the recorder, see its log")
+
+    async def _failed(self, spec: FeedSpec, gap: Gap, reason: str) -> None:
+        tries = self._tries.setdefault(gap.identity, _Tries())
+        tries.failed += 1
+        if tries.failed >= self._config.attempts:
+            await self._give_up(spec, gap, reason)
+            return
+        wait_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2 ** (tries.failed - 1)) * (0.5 + 0.5 * self._uniform())
+        tries.not_before = asyncio.get_running_loop().time() + wait_s
+
+    async def _ask(self, spec: FeedSpec, feed: Historian, gap: Gap) -> None:
+        """All pages of one question."""
+        capability = feed.capability()
+        if gap.channel not in capability.history_channels:
+            raise _Never(f"the provider has no history of {gap.channel}")
+        if capability.history_window_ns and gap.start < time.time_ns() - capability.history_window_ns:
+            raise _Never("older than the provider's history")
+        request = self.book.request(gap)
+        recovered = recovered_now = gap.recovered
+        failures, number = gap.failures, 0
+        try:
+            pages = feed.history(request)
+            http: HttpRequest | None = next(pages, None)
+        except RecorderError as error:
+            raise _Never(str(error)) from error
+        while http is not None:
+            response = await self._get(spec.name, http, capability)
+            following, last = _following(pages, response)
+            page = Page(gap=gap.identity, request=request, number=number, url=http.url, last=last)
+            await self._journalled(spec, history.encode(page, response.body))
+            now = self.book.open.get(gap.identity)
+            if now is None:
+                return
+            if now.failures > failures:
+                raise _Again("its history cannot be read")
+            recovered_now, number, http = now.recovered, number + 1, following
+        if recovered_now > recovered:
+            self._tries.pop(gap.identity, None)
+        raise _Again("not in the provider's history")
+
+    async def _get(self, name: str, http: HttpRequest, capability: Capability) -> HttpResponse:
+        """One answer with status 200, no sooner than the provider's pace allows."""
+        loop = asyncio.get_running_loop()
+        if (wait_s := self._next.get(name, 0.0) - loop.time()) > 0:
+            await asyncio.sleep(wait_s)
+        self._next[name] = loop.time() + 1.0 / capability.rest_per_second_max
+        client = self._clients.setdefault(name, HistoryClient())
+        try:
+            response = await client.get(http)
+        except RecorderError as error:
+            raise _Never(str(error)) from error
+        except OSError as error:
+            self.requests[name, 0] += 1
+            raise _Again(f"no answer: {type(error).__name__}") from error
+        status = response.status
+        self.requests[name, status] += 1
+        if status == 200:
+            return response
+        if status in LIMITED:
+            asked_s = retry_after_s(response.headers, time.time())
+            wait_s = min(LIMITED_MAX_S, LIMITED_S if asked_s is None else asked_s)
+            self._next[name] = loop.time() + wait_s
+            self._log.warning("history.limited", feed=name, status=status, wait_s=round(wait_s, 1))
+            raise _Later
+        if status in BUSY:
+            raise _Again(f"HTTP {status}")
+        self._log.warning("history.refused", feed=name, status=status, url=http.url, reason=_excerpt(http, response))
+        raise _Never(f"HTTP {status}")
+
+    async def _give_up(self, spec: FeedSpec, gap: Gap, reason: str) -> None:
+        if gap.identity in self.book.open:
+            page = Page(gap=gap.identity, request=self.book.request(gap), status=0, last=True, reason=reason)
+            await self._journalled(spec, history.encode(page))
+
+    async def _journalled(self, spec: FeedSpec, payload: bytes) -> None:
+        """Journal, and wait until the fold has taken it. Raises JournalFull."""
+        source = self._journal.source(msgspec.structs.replace(spec, connection=HISTORY_CONNECTION))
+        position = self._journal.append(source, RESPONSE, time.time_ns(), payload)
+        self._fold.wake()
+        await self._taken(position)
+
+    async def _taken(self, position: int) -> None:
+        while self._fold.pipeline.position < position:
+            await asyncio.sleep(TAKEN_S)
+
+    def _tell(self, at_once: bool = False) -> None:
+        """One line a feed for what has come since the last one."""
+        now = asyncio.get_running_loop().time()
+        for name, counts in self.book.counts.items():
+            at, told = self._told.get(name, (-TELL_S, Counts()))
+            if counts == told or (now - at < TELL_S and not at_once):
+                continue
+            self._told[name] = now, Counts(**vars(counts))
+            if counts.opened > told.opened:
+                self._log.warning(
+                    "gap.opened", feed=name, gaps=counts.opened - told.opened, missing=counts.missing - told.missing
+                )
+            if counts.repaired > told.repaired:
+                self._log.info(
+                    "gap.repaired", feed=name, gaps=counts.repaired - told.repaired,
+                    recovered=counts.recovered - told.recovered,
+                )  # fmt: skip
+            if counts.given_up > told.given_up:
+                self._log.warning("gap.given_up", feed=name, gaps=counts.given_up - told.given_up, reason=counts.reason)
+
+
+def _following(
+    pages: Generator[HttpRequest, HttpResponse, None], response: HttpResponse
+) -> tuple[HttpRequest | None, bool]:
+    """(what to ask for after this page, whether it was the last). Of one that cannot be read the fold says so."""
+    try:
+        return pages.send(response), False
+    except StopIteration:
+        return None, True
+    except RecorderError:
+        return None, False
+
+
+def _excerpt(http: HttpRequest, response: HttpResponse) -> str:
+    """The first words of a refusal, without our secrets."""
+    text = response.body[:2000].decode("utf-8", "replace")
+    for _, value in http.secret_headers:
+        text = text.replace(value, "…") if value else text
+    return " ".join(text.split())[:200]

@@ -1,0 +1,190 @@
+"""What providers' streams lose comes from their histories: simulated providers, real sockets, a real QuestDB."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import QuestDB
+from exchange_process import Exchange
+from recorder_process import Recorder, command, environment, external, until, write_config
+
+from recorder.core.frames import TEXT
+from recorder.shell.journal import Journal
+
+BACKFILLED = 8
+KEY, SECRET = "PKTESTONLY0123456789", "s3cr3tOfTheTests/0123456789abcdef"
+KEYS = {"APCA_API_KEY_ID": KEY, "APCA_API_SECRET_KEY": SECRET}
+PROVIDERS: dict[str, dict[str, Any]] = {
+    "coinbase": {"provider": "coinbase", "symbols": ["BTC-USD", "ETH-USD"]},
+    "coinbase-advanced": {"provider": "coinbase", "api": "advanced", "symbols": ["BTC-USD", "ETH-USD"]},
+    "binance": {"provider": "binance", "symbols": ["BTC-USDT", "ETH-USDT"]},
+    "kraken": {"provider": "kraken", "symbols": ["BTC-USD", "ETH-USD"]},
+    "alpaca": {"provider": "alpaca", "feed": "iex", "format": "json", "symbols": ["AAPL", "SPY"]},
+}
+
+
+def exchange(*providers: str, **settings: Any) -> Exchange:
+    symbols = {name: PROVIDERS[name]["symbols"] for name in providers}
+    return Exchange(
+        providers, **{"symbols": symbols, "rate": 100, "rules": {"alpaca": {"keys": {KEY: SECRET}}}, **settings}
+    )
+
+
+def feeds_of(place: Exchange, prefix: str) -> dict[str, dict[str, Any]]:
+    return {
+        f"{prefix}-{name}": {
+            "url": place.urls[name], "rest_url": place.rest_urls[name], "channels": ["trades"], **PROVIDERS[name],
+        }
+        for name in place.providers
+    }  # fmt: skip
+
+
+@pytest.fixture
+def start(tmp_path: Path, free_port: Callable[[], int], questdb: QuestDB) -> Iterator[Callable[..., Recorder]]:
+    started: list[Recorder] = []
+    port = free_port()
+
+    def begin(feeds: dict[str, dict[str, Any]], **repair: Any) -> Recorder:
+        sections = {"questdb": external(questdb.sql_url), "repair": repair}
+        config = write_config(tmp_path / "home", feeds, port, **sections)
+        started.append(Recorder(config, metrics_port=port, **KEYS))
+        return started[-1]
+
+    yield begin
+    for recorder in started:
+        recorder.kill()
+
+
+def closed(recorder: Recorder, feed: str) -> float:
+    """Gaps of a feed that are complete, once none is open."""
+    values = recorder.metrics()
+    return 0.0 if values.get(("recorder_gaps_open", feed)) else values.get(("recorder_gaps_repaired_total", feed), 0.0)
+
+
+def received(folder: Path) -> dict[str, set[tuple[str, int]]]:
+    """Feed → (symbol, id) of trades that its stream delivered live, read from the journal without a decoder of ours."""
+    found: dict[str, set[tuple[str, int]]] = {}
+
+    def walk(value: Any, own: set[tuple[str, int]]) -> None:
+        if isinstance(value, list):
+            for each in value:
+                walk(each, own)
+        elif isinstance(value, dict):
+            for symbol, number in (("product_id", "trade_id"), ("symbol", "trade_id"), ("s", "t"), ("S", "i")):
+                if isinstance(value.get(symbol), str) and number in value:
+                    own.add((re.sub("[-/]", "", value[symbol]), int(value[number])))
+            for each in value.values():
+                walk(each, own)
+
+    with Journal.open(folder / "journal") as journal:
+        position = journal.begin
+        while (frames := journal.read(position)) is not None:
+            position = frames.end
+            for i in np.flatnonzero(frames.kinds == TEXT).tolist():
+                payload = frames.payload(i)
+                if b"snapshot" not in payload and b"last_match" not in payload:
+                    walk(json.loads(payload), found.setdefault(journal.specs[int(frames.sources[i])].name, set()))
+    return found
+
+
+def assert_complete(questdb: QuestDB, feed: str, live: set[tuple[str, int]], lost: list[tuple[str, int]]) -> None:
+    """Every id between the first stored and the last is there, once; as received where it was, else from history."""
+    rows = questdb.sql.query(f"SELECT symbol, trade_id, flags & {BACKFILLED} FROM trades WHERE feed = '{feed}'").rows
+    ids: dict[str, dict[int, bool]] = {}
+    for symbol, number, flag in rows:
+        assert number not in ids.setdefault(symbol, {}), f"{feed} {symbol} {number} is stored twice"
+        ids[symbol][number] = bool(flag)
+    assert len(ids) == 2
+    for symbol, own in ids.items():
+        missing = sorted(set(range(min(own), max(own) + 1)) - set(own))
+        assert missing == [], f"{feed} {symbol}: {len(missing)} of {len(own)} missing"
+        came = {number for name, number in live if name == re.sub("[-/]", "", symbol)}
+        assert came <= set(own)
+        assert [number for number in came if own[number]] == [], f"{feed} {symbol}: received live and overwritten"
+    for symbol, number in lost:
+        assert ids[symbol][number], f"{feed} {symbol} {number} was dropped, yet is not from history"
+
+
+def gaps_of(questdb: QuestDB, feed: str) -> list[dict[str, Any]]:
+    return questdb.sql.rows(f"SELECT * FROM gaps WHERE feed = '{feed}' AND kind != 'time' ORDER BY ts_event")
+
+
+def test_what_five_providers_dropped_and_what_a_cut_cost_is_fetched_and_stored_once(
+    start: Callable[..., Recorder], questdb: QuestDB, tmp_path: Path
+) -> None:
+    with exchange(*PROVIDERS) as place:
+        feeds = feeds_of(place, "fix")
+        recorder = start(feeds, delay_s=0.5)
+        for name in feeds:
+            recorder.wait_event("feed.connected", feed=name)
+            until(lambda: recorder.metric("recorder_frames_total", name) > 50, f"frames of {name}")  # noqa: B023
+        for provider in ("coinbase", "coinbase-advanced", "binance", "kraken"):
+            place.drop(provider, 5)
+        for provider in place.providers:
+            until(lambda: provider == "alpaca" or len(place.truth(provider)["dropped"]) == 5)  # noqa: B023
+            place.cut(provider)
+        for name in feeds:
+            recorder.wait_event("feed.connected", 2, feed=name)
+        for name in feeds:
+            until(lambda: closed(recorder, name) > 0, f"gaps of {name} repaired")  # noqa: B023
+        lost = {name: [(s, n) for s, n in place.truth(name)["dropped"]] for name in place.providers}
+        until(lambda: all(closed(recorder, name) for name in feeds), "no gap open")
+        assert recorder.end() == 0, recorder.text()
+        live = received(tmp_path / "home")
+        for provider in place.providers:
+            feed = f"fix-{provider}"
+            assert_complete(questdb, feed, live[feed], lost[provider])
+            gaps = gaps_of(questdb, feed)
+            assert {gap["status"] for gap in gaps} == {"repaired", None}, gaps
+            assert [gap["cause"] for gap in gaps if gap["symbol"] == "*" and gap["kind"] == "disconnect"]
+            assert all(gap["missing"] in (None, gap["recovered"]) for gap in gaps if gap["symbol"] != "*"), gaps
+        assert recorder.events("gap.opened")
+        assert recorder.events("gap.repaired")
+    files = [path for path in (tmp_path / "home").rglob("*") if path.is_file() and path.stat().st_size]
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+    listing = ("gaps", "--feed", "fix-coinbase", "--config", tmp_path / "home" / "config.toml")
+    shown = subprocess.run(command(*listing), capture_output=True, text=True, env=environment(), check=True).stdout
+    assert "repaired" in shown
+    assert "disconnect" in shown
+    answer = subprocess.run(
+        command(*listing, "--json"), capture_output=True, text=True, env=environment(), check=True
+    ).stdout
+    totals = json.loads(answer)["totals"]
+    assert sum(each["gaps"] for each in totals) == len(json.loads(answer)["gaps"])
+
+
+def test_a_repair_that_kill_9_ended_is_completed_after_the_restart(
+    start: Callable[..., Recorder], questdb: QuestDB, tmp_path: Path
+) -> None:
+    with exchange("coinbase", rate=3000) as place:
+        feeds = feeds_of(place, "mid")
+        recorder = start(feeds, delay_s=0.2)
+        recorder.wait_event("feed.connected")
+        until(lambda: recorder.metric("recorder_rows_queryable_total") > 500, "rows")
+        place.refuse("coinbase", 3)
+        place.cut("coinbase")
+        asked = ("recorder_history_requests_total", "mid-coinbase", "200")
+        until(lambda: recorder.metric(*asked) >= 2, "a repair under way")
+        recorder.kill()
+        again = start(feeds, delay_s=0.2)
+        again.wait_event("feed.connected")
+
+        def repaired() -> bool:
+            status = [gap["status"] for gap in gaps_of(questdb, "mid-coinbase") if gap["symbol"] != "*"]
+            return status.count("repaired") == len(status) == 4  # two symbols, cut off and killed
+
+        until(repaired, "the gaps repaired")
+        assert again.end() == 0, again.text()
+        assert_complete(questdb, "mid-coinbase", received(tmp_path / "home")["mid-coinbase"], [])
+        gaps = gaps_of(questdb, "mid-coinbase")
+        assert {gap["status"] for gap in gaps if gap["symbol"] != "*"} == {"repaired"}
+        assert sum(gap["missing"] or 0 for gap in gaps) > 1000
+        assert len([gap for gap in gaps if gap["symbol"] == "*"]) >= 2
