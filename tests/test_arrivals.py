@@ -21,11 +21,10 @@ from recorder.core.arrivals import (
     Arrivals,
     Profile,
     Silence,
-    Silences,
     dead,
-    log_survival,
 )
 from recorder.core.market import KIND, SYMBOL, TS, Market
+from recorder.core.silences import Silences, log_survival
 from recorder.values.feed import HOUR, MINUTE, SECOND
 
 CHANNELS = ("trades", "quotes")
@@ -199,6 +198,23 @@ def test_a_living_market_is_never_judged_dead_and_a_mute_one_soon(rate, hours, w
     session = Session(rate, symbols=3)
     assert session.false_restarts(int(hours * 3600)) == 0
     assert session.detection_s(2 * within_s) <= within_s
+
+
+@pytest.mark.parametrize("seed", [3, 7])
+def test_bursts_of_the_first_hours_do_not_make_a_feed_of_a_trade_a_second_slow_to_judge(seed):
+    session = Session(1, symbols=3, seed=seed)
+    assert session.false_restarts(2 * 3600) == 0
+    assert session.detection_s(400) <= 180
+
+
+def test_a_burst_is_not_expected_to_last_within_the_bin_it_began_in():
+    profile = Profile("UTC")
+    profile.learn(bins(MONDAY - 7 * DAY, MONDAY, 1.0))
+    before = profile.rates(MONDAY)[0]
+    profile.add(MONDAY, np.array([5000.0]), np.array([60.0]))
+    assert profile.rates(MONDAY + MINUTE)[0] == pytest.approx(before, rel=0.05)
+    profile.add(MONDAY + BIN_NS, np.array([1.0]), np.array([1.0]))
+    assert profile.arrivals_total.sum() == profile.arrivals.sum() + 1
 
 
 def test_before_anything_is_known_a_fixed_time_out_holds():

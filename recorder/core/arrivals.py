@@ -5,16 +5,12 @@ Three things are learnt, each from data only:
 1. Expected arrivals (``Profile``): rate r of a series (symbol × channel of one feed) by 5-minute bin of the local day,
    weekdays and weekends apart, from counts. Bins with little history lean on the siblings (the other symbols of the
    channel) times the series' share of them. A share nobody knows yet is nil: it makes no silence surprising.
-2. Today's activity: a = (A + seen) / (A + expected) over the last minutes, of arrivals that came; at most 1. When the
-   whole market is calm, silence says less. What is expected during a silence counts only once the silence has ended,
-   so no silence excuses itself.
-3. Clustering (``Silences``): at each tick (1 s) of a live stream v = the arrivals expected since the last one,
-   the sum of a·r·dt. Were arrivals Poisson, v would be exponential with mean 1. Trades come in clusters of mean size c,
-   and rates wander unseen, so v is taken as exponential with a gamma-distributed rate (shape k), a Lomax:
-
-       P(V > v) = (1 + v / ((k - 1) c)) ^ -k          mean c, mean excess over t: c + t / (k - 1)
-
-   c is the mean of v over ticks, k follows from the mean excess over 3 c; both pooled over siblings, both with a prior.
+   The bin that has not ended says nothing of itself: a burst at its beginning would be expected to last.
+2. Today's activity: a = (A + seen) / (A + expected) over the last minutes, of arrivals that came; at most what makes
+   a series' rate its mean of all times, and 1 where r is above that. When the whole market is calm, silence says less.
+   What is expected during a silence counts only once the silence has ended, so no silence excuses itself.
+3. Clustering (``core/silences.py``): v = the arrivals expected since the last one, the sum of a·r·dt, and its law
+   P(V > v), learnt from silences that ended. It is not kept over a restart.
 
 Judgement: a connection is dead when P(V > v) of its series' arrivals together falls below
 false_alarms_per_year / ticks per year. That bounds the expected number of ticks in alarm of one connection by the named
@@ -31,6 +27,7 @@ from math import log
 
 import numpy as np
 
+from recorder.core.silences import Silences
 from recorder.values.feed import MINUTE, SECOND
 from recorder.values.schedule import day_boundaries
 
@@ -54,12 +51,6 @@ SERIES_LOG_P = -log(1000.0)  # a series likelier silent than this is not worth a
 ACTIVITY_S = 300.0  # today's activity forgets in this time
 ACTIVITY_WEIGHT = 20.0  # clusters that must be missing to halve what is expected
 ACTIVITY_MIN = 0.02  # not even a dead calm market trades less than that of its usual
-CLUSTER_PRIOR, SHAPE_PRIOR, PRIOR_WEIGHT = 4.0, 6.0, 30.0  # of c and k, in silences
-TAIL_WEIGHT = 10.0  # of the prior of k, in long silences
-TAIL = 3.0  # a long silence exceeds this many times c: one tick in twenty
-CLUSTER_MIN = 1.0  # Poisson; nothing that trades is more regular
-SHAPE_MIN, SHAPE_MAX = 3.0, 40.0
-MEMORY_TICKS = 500_000.0  # then half is forgotten: a day of a feed of six series
 
 
 class Profile:
@@ -73,7 +64,9 @@ class Profile:
         self.channel = np.empty(0, np.int64)  # number of its channel
         self.arrivals = np.zeros((0, 2, BINS))  # seen, by weekday or weekend and bin
         self.seconds = np.zeros((0, 2, BINS))  # for how long it was looked at
-        self.arrivals_total, self.seconds_total = np.empty(0), np.empty(0)  # of each series
+        self.arrivals_total, self.seconds_total = np.empty(0), np.empty(0)  # of each series, the running bin included
+        self._running = np.zeros((2, 0))  # arrivals and seconds of the bin that has not ended
+        self._running_slot = 0, 0
         self._channels: list[str] = []
         self._index: dict[tuple[str, str], int] = {}
         self._midnights = day_boundaries(zone)
@@ -94,6 +87,7 @@ class Profile:
             self.channel = np.append(self.channel, self._channels.index(channel))
             self.arrivals = np.concatenate([self.arrivals, np.zeros((1, 2, BINS))])
             self.seconds = np.concatenate([self.seconds, np.zeros((1, 2, BINS))])
+            self._running = np.concatenate([self._running, np.zeros((2, 1))], axis=1)
             self.arrivals_total = np.append(self.arrivals_total, 0.0)
             self.seconds_total = np.append(self.seconds_total, 0.0)
         return self._index[key]
@@ -136,10 +130,13 @@ class Profile:
         self._priors = None
 
     def add(self, ts: int, arrivals: np.ndarray, seconds: np.ndarray) -> None:
-        """Add what came to all series, (n,) each, in the bin of ``ts``."""
-        kind, bin_ = self.slot(ts)
-        self.arrivals[:, kind, bin_] += arrivals
-        self.seconds[:, kind, bin_] += seconds
+        """Add what came to all series, (n,) each, in the bin of ``ts``; the bin counts once another one has begun."""
+        if self.slot(ts) != self._running_slot:
+            kind, bin_ = self._running_slot
+            self.arrivals[:, kind, bin_] += self._running[0]
+            self.seconds[:, kind, bin_] += self._running[1]
+            self._running_slot, self._running[:] = self.slot(ts), 0.0
+        self._running += arrivals, seconds
         self.arrivals_total += arrivals
         self.seconds_total += seconds
 
@@ -155,105 +152,33 @@ class Profile:
         seen, looked = self.arrivals[:, kind, bin_], self.seconds[:, kind, bin_]
         return (seen + WEIGHT_S * self._priors[1]) / (looked + WEIGHT_S)
 
+    def means(self) -> np.ndarray:
+        """Arrivals per second of every series over all the time it was looked at, (n,) float64."""
+        return np.divide(
+            self.arrivals_total, self.seconds_total, out=np.zeros(len(self)), where=self.seconds_total > 0
+        )  # fmt: skip
+
     def _prior(self, kind: int, bin_: int) -> np.ndarray:
         result = np.zeros(len(self))
         for channel in range(len(self._channels)):
             own = self.channel == channel
             seconds = self.seconds[own]
             seen, looked = self.arrivals[own].sum(0), seconds.sum(0)
-            if not looked.sum():
+            looked_total = self.seconds_total[own].sum()
+            if not looked_total:
                 continue
-            mean = seen.sum() / looked.sum()
+            mean = self.arrivals_total[own].sum() / looked_total
             kinds = (seen.sum(1) + WEIGHT_S * mean) / (looked.sum(1) + WEIGHT_S)  # on weekdays and at weekends
             both = (seen + WEIGHT_S * kinds[:, None]) / (looked + WEIGHT_S)  # the channel's mean in every bin
             here = both[kind, bin_]
             if not looked[kind, bin_]:
                 other = looked[1 - kind, bin_]
                 here = both[1 - kind, bin_] if other else STRANGE * mean
-            expected = (seconds * both).sum((1, 2)) + SHARE_S * mean
+            expected = (seconds * both).sum((1, 2)) + self._running[1, own] * here + SHARE_S * mean
             if not mean:
                 continue
             result[own] = self.arrivals_total[own] / expected * here
         return result
-
-
-class Silences:
-    """Silences of streams in expected arrivals, and the law they follow, pooled by group. Grows with its streams."""
-
-    def __init__(self) -> None:
-        self.expected = np.empty(0)  # v: arrivals expected since the last one
-        self._pending = np.empty((0, 4))  # of the silence that has not ended: ticks, sum of v, long ticks, their excess
-        # by group: ticks, sum of v, long ticks, sum of their excess, silences ended, long silences ended
-        self._pools = np.empty((0, 6))
-        self._laws = self._fit()
-
-    def grow(self, streams: int, groups: int) -> None:
-        more, fresh = streams - len(self.expected), groups - len(self._pools)
-        if more > 0:
-            self.expected = np.append(self.expected, np.zeros(more))
-            self._pending = np.concatenate([self._pending, np.zeros((more, 4))])
-        if fresh > 0:
-            self._pools = np.concatenate([self._pools, np.zeros((fresh, 6))])
-            self._laws = self._fit()
-
-    def tick(self, step: np.ndarray, fresh: np.ndarray, arrived: np.ndarray, group: np.ndarray) -> None:
-        """One second has passed.
-
-        step     (n,) arrivals expected in it
-        fresh    (n,) arrivals expected since the last one, of those that had one in it
-        arrived  (n,) which had
-        group    (n,) the pool of each stream; below 0: not learnt from
-        """
-        self.expected = np.where(arrived, fresh, self.expected + step)
-        ended = arrived & (group >= 0)
-        if ended.any():
-            done, to = self._pending[ended], group[ended]
-            for column in range(4):
-                np.add.at(self._pools[:, column], to, done[:, column])
-            np.add.at(self._pools[:, 4], to, 1.0)
-            np.add.at(self._pools[:, 5], to, done[:, 2] > 0)
-            self._pools[self._pools[:, 0] > MEMORY_TICKS] /= 2
-            self._laws = self._fit()
-        self._pending[arrived] = 0.0
-        long = TAIL * self.laws()[0][np.maximum(group, 0)] if len(self._pools) else np.full(len(step), np.inf)
-        over = self.expected > long
-        self._pending[:, 0] += 1.0
-        self._pending[:, 1] += self.expected
-        self._pending[:, 2] += over
-        self._pending[:, 3] += np.where(over, self.expected - long, 0.0)
-
-    def restart(self, streams: np.ndarray) -> None:
-        """These start over; the silence they were in is not learnt from: it may have been death."""
-        self.expected[streams] = 0.0
-        self._pending[streams] = 0.0
-
-    def laws(self) -> tuple[np.ndarray, np.ndarray]:
-        """(c, k) of every group."""
-        return self._laws
-
-    def _fit(self) -> tuple[np.ndarray, np.ndarray]:
-        ticks, total, long, excess, ended, long_ended = self._pools.T
-        seen = np.divide(total, ticks, out=np.full(len(ticks), CLUSTER_PRIOR), where=ticks > 0)
-        c = np.maximum(CLUSTER_MIN, (seen * ended + CLUSTER_PRIOR * PRIOR_WEIGHT) / (ended + PRIOR_WEIGHT))
-        prior = 1.0 + TAIL / (SHAPE_PRIOR - 1.0)
-        ratio = np.divide(excess, long * c, out=np.full(len(ticks), prior), where=long > 0)
-        ratio = (ratio * long_ended + prior * TAIL_WEIGHT) / (long_ended + TAIL_WEIGHT)
-        k = 1.0 + TAIL / np.maximum(ratio - 1.0, 1e-9)
-        return c, np.clip(k, SHAPE_MIN, SHAPE_MAX)
-
-    def ended(self) -> np.ndarray:
-        """How many silences each group has learnt from."""
-        return self._pools[:, 4]
-
-    def log_p(self, group: np.ndarray) -> np.ndarray:
-        """ln P(V > v) of every stream by its group's law."""
-        c, k = self.laws()
-        return log_survival(self.expected, c[group], k[group])
-
-
-def log_survival(v: np.ndarray, c: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """ln P(V > v) of a Lomax of mean c and shape k: (1 + v / ((k - 1) c)) ^ -k."""
-    return -k * np.log1p(v / ((k - 1.0) * c))
 
 
 @dataclass(frozen=True)
@@ -335,7 +260,8 @@ class Arrivals:
         self._now = now
         rates = self.profile.rates(now)
         self._learn(now, came, on, on & np.append(delivered, False)[connection], rates)
-        rates = rates * self._todays()
+        usual = np.divide(self.profile.means(), rates, out=np.ones(len(rates)), where=rates > 0)
+        rates = rates * np.minimum(self._todays(), np.maximum(1.0, usual))
         arrived = on & (came > 0)
         step = np.where(on, rates, 0.0) * (TICK_NS / SECOND)
         age_s = np.clip(now - np.maximum(last, 0), 0, TICK_NS) / SECOND
@@ -372,10 +298,10 @@ class Arrivals:
         self._ticks[ended, 0] = 0.0
 
     def _todays(self) -> float:
-        """Today's activity of the feed's market, ACTIVITY_MIN to 1."""
+        """Today's activity of the feed's market, at least ACTIVITY_MIN."""
         seen, expected, _ = self._activity.sum(0)
         weight = ACTIVITY_WEIGHT * float(self._connections.laws()[0][0]) if len(self._connections.expected) else 1.0
-        return float(np.clip((seen + weight) / (expected + weight), ACTIVITY_MIN, 1.0))
+        return max(float((seen + weight) / (expected + weight)), ACTIVITY_MIN)
 
     def _judge(
         self, now: int, last: np.ndarray, connection: np.ndarray, heard: np.ndarray, delivered: np.ndarray,
