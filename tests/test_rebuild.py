@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 from conftest import QuestDB
 from recorder_process import external, write_config
+from sql_rows import refreshed
 
 from recorder.commands import cli
 from recorder.commands.load import Load, make_sink
@@ -23,6 +25,7 @@ from recorder.shell.journal import Journal, list_segments, reading
 from recorder.shell.log import iso_ns
 from recorder.values.config import Config, KernelsConfig, QuestdbConfig
 from recorder.values.feed import SECOND, FeedSpec
+from recorder.values.tables import TABLES
 
 START = 1_722_513_480 * SECOND  # 2024-08-01T11:58:00Z
 SPECS = (
@@ -32,6 +35,7 @@ SPECS = (
 LOST = {"BTC-USD": {40, 41}, "BTC-USDT": {70}, "ETH-USDT": set()}  # trade ids that never came
 COUNT = 240  # trades of each symbol, one a second: over a minute's end and into an hour
 TRADES = 3 * COUNT - 3
+KEPT = 36_500.0  # days, of a journal of the past
 RANGE = ("--from", "2024-08-01", "--to", "2024-08-02")
 
 Said = SimpleNamespace
@@ -55,7 +59,7 @@ def frame(symbol: str, i: int) -> tuple[int, list[dict[str, Any]]]:
 
 
 def write_journal(folder: Path, first: int = 0, count: int = COUNT) -> None:
-    with Journal.open(folder, segment_bytes=1 << 16, compress=False, now=lambda: START) as journal:
+    with Journal.open(folder, segment_bytes=1 << 16, compress=False, keep_days=KEPT, now=lambda: START) as journal:
         sources = [journal.source(spec) for spec in SPECS]
         for source in sources:
             journal.append(source, OPENED, START + first * SECOND, b"")
@@ -174,8 +178,7 @@ def test_rows_that_were_retired_from_the_journal_are_not_compared(loaded: Simple
     infos = list_segments(loaded.journal)
     assert len(infos) > 2
     infos[0].path.unlink()
-    first = next(iter(reading.read(loaded.journal)))
-    held = int(first.ts_recv[first.kinds != SOURCE].min())
+    held = min(received(loaded))
     older = loaded.sql.value(f"SELECT count() FROM quotes WHERE ts_recv < '{iso_ns(held)}'")
     assert 0 < older < loaded.sql.value("SELECT count() FROM quotes")
     said = rebuild("quotes", "--json", expect=0).json
@@ -206,6 +209,102 @@ def test_the_report_reads_like_this(loaded: SimpleNamespace, rebuild: Rebuild) -
     ]
     assert lines[0].startswith("journal: 1,438 frames, received 2024-08-01T11:58:00.000000000Z to 2024-08-01T12:01:59")
     assert lines[10:] == ["different"]
+
+
+def bars(loaded: SimpleNamespace) -> list[list[Any]]:
+    return loaded.sql.query("SELECT * FROM bars_1m ORDER BY ts_event, feed, symbol").rows
+
+
+def test_a_swap_repairs_what_differs_and_leaves_what_only_the_table_has(
+    loaded: SimpleNamespace, rebuild: Rebuild
+) -> None:
+    tamper(loaded)
+    lines = rebuild("trades", "--swap", "--yes", expect=1).out.splitlines()
+    assert "--swap sends rebuilt rows to trades: 3 replace stored ones, 4 are added" in lines
+    assert "2 rows that are only stored stay: --remove takes them out" in lines
+    said = rebuild("trades", "--json", expect=1).json
+    assert (said["changed"], said["only_rebuilt"], said["only_stored"]) == (0, 0, 2)
+    assert said["same"] == TRADES
+
+
+def test_a_swap_that_removes_leaves_the_table_and_its_views_as_if_nothing_had_been(
+    loaded: SimpleNamespace, rebuild: Rebuild
+) -> None:
+    rows = loaded.sql.query("SELECT * FROM trades ORDER BY ts_event, symbol, trade_id").rows
+    refreshed(loaded.server)
+    before = bars(loaded)
+    assert len(before) == 3 * COUNT // 60
+    tamper(loaded)
+    loaded.sql.execute("INSERT INTO trades (ts_event, ts_recv, feed, symbol, trade_id) VALUES "
+                       "('2024-08-01T00:00:00Z', '2024-08-01T11:59:00Z', 'other', 'X', 1), "
+                       "('2024-08-02T00:00:00Z', '2024-08-01T11:59:00Z', 'cb', 'BTC-USD', 1)")  # fmt: skip
+    loaded.server.wait_applied("trades")
+    said = rebuild("trades", "--swap", "--remove", "--yes", "--json", "--feed", "bn", expect=0).json
+    assert (said["only_stored"], said["changed"], said["only_rebuilt"]) == (2, 2, 1)
+    assert (said["after"]["equal"], said["after"]["same"]) == (True, 2 * COUNT - 1)
+    said = rebuild(
+        "trades", "--swap", "--remove", "--yes", "--json", expect=0, when=(*RANGE[:2], "--to", "2024-08-03")
+    ).json
+    assert (said["only_stored"], said["changed"], said["only_rebuilt"]) == (
+        2,
+        1,
+        3,
+    )  # the other feeds'
+    assert (said["after"]["equal"], said["after"]["same"]) == (True, TRADES)
+    assert loaded.sql.query("SELECT * FROM trades ORDER BY ts_event, symbol, trade_id").rows == rows
+    refreshed(loaded.server)
+    assert bars(loaded) == before
+    assert rebuild("trades", "--json", expect=0).json["same"] == TRADES
+
+
+def test_an_interrupted_removal_is_finished_by_the_next_rebuild(loaded: SimpleNamespace, rebuild: Rebuild) -> None:
+    sql = loaded.sql
+    sql.execute(replace(TABLES["trades"], name="rebuilt_partition_of_trades").ddl())
+    sql.execute("INSERT INTO rebuilt_partition_of_trades SELECT * FROM trades")
+    sql.execute("ALTER TABLE trades DROP PARTITION LIST '2024-08-01'")
+    loaded.server.wait_applied("trades")
+    assert sql.value("SELECT count() FROM trades") == 0
+    said = rebuild("trades", "--json", expect=0)
+    assert f"{TRADES} rows that an interrupted --remove had put aside are back in trades" in said.err
+    assert said.json["same"] == TRADES
+
+
+def test_a_swap_is_refused_where_the_rebuilt_rows_may_be_the_worse_ones(
+    loaded: SimpleNamespace, rebuild: Rebuild
+) -> None:
+    loaded.sql.execute("INSERT INTO trades (ts_event, ts_recv, feed, symbol, trade_id) VALUES "
+                       "('2024-08-01T12:01:00Z', '2024-08-01T12:01:00Z', 'other', 'X', 1)")  # fmt: skip
+    loaded.server.wait_applied("trades")
+    swap = ("--swap", "--remove", "--yes")
+    with Journal.open(loaded.journal, compress=False, keep_days=KEPT):
+        assert "in use by process" in rebuild("trades", *swap, "--feed", "other", expect=1).err
+    assert "takes a terminal" in rebuild("trades", "--swap", expect=2).err
+    infos = list_segments(loaded.journal)
+    infos[0].path.unlink()
+    held = min(received(loaded))
+    assert f"Use --from {iso_ns(held + 26 * 3600 * SECOND)} or later" in rebuild("trades", *swap, expect=1).err
+    infos[2].path.unlink()
+    said = rebuild("trades", *swap, expect=1)
+    assert f"left out: no segment leads up to position {infos[3].base}" in said.out
+    assert "part of the journal is left out" in said.err
+    assert loaded.sql.value("SELECT count() FROM trades") == TRADES + 1
+
+
+def test_beside_a_running_recorder_its_last_seconds_are_left_out(loaded: SimpleNamespace, rebuild: Rebuild) -> None:
+    with Journal.open(loaded.journal, compress=False, keep_days=KEPT) as journal:
+        number, (message, _) = frame("BTC-USD", COUNT)
+        journal.append(journal.source(SPECS[number]), TEXT, START + COUNT * SECOND, msgspec.json.encode(message))
+        said = rebuild("trades", "--json", expect=0).json  # the last frame is not released: its row is nowhere yet
+        assert (said["same"], said["newer"], said["journal"]["running"]) == (TRADES, 0, True)
+        lately = iso_ns(max(received(loaded)) - 9 * SECOND)
+        loaded.sql.execute(f"INSERT INTO trades (ts_event, ts_recv, symbol) VALUES ('{lately}', '{lately}', 'X')")
+        loaded.server.wait_applied("trades")
+        assert rebuild("trades", "--json", expect=0).json["newer"] == 1
+
+
+def received(loaded: SimpleNamespace) -> list[int]:
+    """Receive times of all that the journal holds."""
+    return [ts for f in reading.read(loaded.journal) for ts in f.ts_recv[f.kinds != SOURCE].tolist()]
 
 
 def test_wrong_use_is_refused_before_anything_is_asked(loaded: SimpleNamespace, rebuild: Rebuild) -> None:

@@ -34,7 +34,7 @@ VERBS = {
     "sql": "a query as a table, CSV or JSON; without one, a console",
     "replay": "journal segments or captures through the pipeline into the database",
     "journal": "list, verify, export and import journal segments",
-    "rebuild": "decode the journal again, show cell by cell where what is stored differs",
+    "rebuild": "decode the journal again, show cell by cell where a table differs, repair it",
     "simulate": "serve a journal or capture as the provider's own WebSocket",
     "gaps": "what is missing, and what was repaired",
     "coverage": "how complete a day is, with the evidence",

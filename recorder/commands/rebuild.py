@@ -1,4 +1,4 @@
-"""``recorder rebuild``: the journal decoded again into a shadow table, and every cell that differs."""
+"""``recorder rebuild``: the journal decoded again into a shadow table, every cell that differs, a swap on request."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from recorder.commands.rebuilding import Folded
     from recorder.shell.database.shadow import Chosen, Differences
     from recorder.shell.database.sql_client import SqlClient
+    from recorder.shell.database.swap import Swap
     from recorder.values.config import Config
 
 DESCRIPTION = """\
@@ -21,14 +22,16 @@ The whole journal is decoded again, by this version and this configuration. Rows
 one range of ts_event go into a shadow table (rebuilt_trades …) and are held against what is stored,
 cell by cell: null equals null, of doubles every bit counts. Exits 1 when anything differs. Rows
 received before the oldest frame held, and beside a running recorder those of the last ten seconds,
-are not compared.
+are not compared. --swap sends the rebuilt rows that differ or are missing; --remove also takes out
+the rows that the journal does not give, among them those of a replayed file or of another recorder.
 """
+VIEWS_TIMEOUT_S = 60.0  # for bars to follow; rows are queryable before
 LABELS = {"same": "equal", "changed": "changed", "only_rebuilt": "only rebuilt", "only_stored": "only stored"}
 
 
 def add(subparsers: Any) -> None:
     parser = subparsers.add_parser(
-        "rebuild", help="decode the journal again, show cell by cell where what is stored differs",
+        "rebuild", help="decode the journal again, show cell by cell where a table differs, repair it",
         description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--table", required=True, metavar="NAME", help="trades, quotes, gaps …: any of the recorder's")
@@ -36,6 +39,9 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--to", dest="stop", required=True, metavar="TIME", help="ts_event before")
     for option in ("feed", "symbol"):
         parser.add_argument(f"--{option}", type=filters.name, metavar="NAME", help=f"of this {option} only")
+    parser.add_argument("--swap", action="store_true", help="make what is stored equal to what was rebuilt; asks first")
+    parser.add_argument("--remove", action="store_true", help="with --swap: take out rows that are only stored")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--keep", action="store_true", help="leave the shadow tables where they are")
     parser.add_argument("--json", action="store_true", help="the report as an object")
     parser.set_defaults(run=run)
@@ -56,8 +62,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
                 _require(client, config, chosen)
                 drop_tables(client, prefix)
                 try:
-                    folded = fold(config, chosen)
-                    return _compare(args, config, client, chosen, folded)
+                    return _compare(args, config, client, chosen, fold(config, chosen))
                 finally:
                     if not args.keep:
                         drop_tables(client, prefix)
@@ -81,32 +86,85 @@ def _chosen(args: argparse.Namespace) -> Chosen:
     for option in ("feed", "symbol"):
         if getattr(args, option) is not None and option not in (name for name, _, _ in table.sql_columns):
             raise ConfigError(f"--{option}: the table {table.name} has no column {option}")
+    if (args.remove or args.yes) and not args.swap:
+        raise ConfigError(f"--{'remove' if args.remove else 'yes'} belongs to --swap")
+    if args.swap and not args.yes and (args.json or not sys.stdin.isatty()):
+        raise ConfigError("--swap asks before it changes anything, which takes a terminal and no --json; or add --yes")
     return Chosen(table, start, stop, args.feed, args.symbol)
 
 
 def _require(client: SqlClient, config: Config, chosen: Chosen) -> None:
-    """What is compared must be there. Raises DatabaseError."""
-    name = config.questdb.prefix + chosen.table.name
-    columns = {row["column"] for row in client.rows(f"table_columns('{name}')")}
+    """What is compared must be there, also what an interrupted swap has put aside. Raises DatabaseError."""
+    from recorder.shell.database.swap import put_back
+    from recorder.values.tables import prefixed
+
+    stored = prefixed(config.questdb.prefix)[chosen.table.name]
+    columns = {row["column"] for row in client.rows("SHOW COLUMNS FROM " + stored.name)}
     missing = [column for column, _, _ in chosen.table.sql_columns if column not in columns]
     if missing:
-        raise DatabaseError(f"table {name} lacks the columns {', '.join(missing)}; run `recorder schema --apply` first")
+        raise DatabaseError(
+            f"table {stored.name} lacks the columns {', '.join(missing)}; run `recorder schema --apply` first"
+        )
+    if rows := put_back(client, stored):
+        print(f"{rows:,} rows that an interrupted --remove had put aside are back in {stored.name}", file=sys.stderr)
 
 
 def _compare(args: argparse.Namespace, config: Config, client: SqlClient, chosen: Chosen, folded: Folded) -> int:
     from recorder.commands.rebuilding import shadow_config
     from recorder.shell.database.shadow import compare
+    from recorder.shell.database.swap import Swap
     from recorder.values.tables import prefixed
 
     stored = prefixed(config.questdb.prefix)[chosen.table.name]
     rebuilt = prefixed(shadow_config(config).questdb.prefix)[chosen.table.name]
     found = compare(client, stored, rebuilt, chosen, folded.held)
-    if args.json:
-        _print_json({**_head(chosen, folded), **_facts(found)})
-    else:
+    report = {**_head(chosen, folded), **_facts(found)}
+    if not args.json:
         _print_head(chosen, folded)
         _print_found(found)
+    if args.swap and not found.none:
+        swapped = _swap(args, config, Swap(client, stored, rebuilt, chosen, folded.held), found, folded)
+        if swapped is not None:
+            found = swapped
+            report["after"] = _facts(found)
+            if not args.json:
+                print("after the swap")
+                _print_found(found)
+    if args.json:
+        _print_json(report)
     return int(not found.none)
+
+
+def _swap(
+    args: argparse.Namespace, config: Config, swap: Swap, found: Differences, folded: Folded
+) -> Differences | None:
+    """Ask, change what is stored, and compare again; None when the answer was no. Raises RecorderError."""
+    from recorder.commands.load import migrate_to, refresh_views
+    from recorder.commands.rebuilding import refuse_swap, stopped
+    from recorder.shell.database.shadow import compare
+
+    refuse_swap(swap.chosen, folded)
+    removing = args.remove and bool(found.remove)
+    if removing:
+        swap.refuse_removal()
+    if not args.json:
+        _print_plan(swap.stored.name, found, removing)
+    if not args.yes and input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        print("nothing was changed")
+        return None
+
+    def again() -> Differences:
+        return compare(swap.client, swap.stored, swap.rebuilt, swap.chosen, swap.held)
+
+    if removing:
+        with stopped(config.journal.dir):
+            swap.send(found)
+            swap.remove(again())
+            migrate_to(config)  # what leaned on a dropped partition is made anew
+    else:
+        swap.send(found)
+    refresh_views(config, VIEWS_TIMEOUT_S)
+    return again()
 
 
 def _head(chosen: Chosen, folded: Folded) -> dict[str, Any]:
@@ -124,7 +182,7 @@ def _head(chosen: Chosen, folded: Folded) -> dict[str, Any]:
             "frames": folded.frames,
             "running": folded.running,
             "not_loaded": folded.unloaded and not folded.running,
-            "damaged": folded.damages,
+            "left_out": folded.damages,
         },
     }
 
@@ -154,7 +212,7 @@ def _print_head(chosen: Chosen, folded: Folded) -> None:
     elif folded.unloaded:
         print("  its last frames have not been loaded by a recorder yet: `recorder run` does that")
     for damage in folded.damages:
-        print(f"  left out, damaged: {damage}")
+        print(f"  left out: {damage}")
     words = [f"{name} {value}" for name, value in (("feed", chosen.feed), ("symbol", chosen.symbol)) if value]
     print(f"{chosen.table.name} from {iso_ns(chosen.start)} to {iso_ns(chosen.stop)}", *words, sep=", ")
 
@@ -178,6 +236,19 @@ def _print_found(found: Differences) -> None:
         for row in found.examples[name]:
             print(f"{LABELS[name]}: {_words(row)}")
     print("equal" if found.none else "different")
+
+
+def _print_plan(name: str, found: Differences, removing: bool) -> None:
+    replaced, added, extra = found.changed, found.only_rebuilt, found.only_stored + found.doubled
+    print(f"--swap sends rebuilt rows to {name}: {replaced:,} replace stored ones, {added:,} are added")
+    if removing:
+        print(
+            f"--remove takes out {extra:,} rows, which the journal does not give: {len(found.remove):,} partitions of "
+            f"{name}\nare copied without them, dropped and put back, and the views over it are made anew; no recorder "
+            "may start meanwhile"
+        )
+    elif extra:
+        print(f"{extra:,} rows that are only stored stay: --remove takes them out")
 
 
 def _words(row: dict[str, str | None]) -> str:

@@ -22,13 +22,16 @@ from recorder.feeds import make
 from recorder.shell import log as logs
 from recorder.shell.database.shadow import Chosen, Held
 from recorder.shell.journal import reading, recovery
+from recorder.shell.log import iso_ns
 from recorder.values.config import Config
 from recorder.values.errors import JournalLocked, RecorderError
+from recorder.values.tables import GAPS
 from recorder.values.times import LAST_NS
 
 PREFIX = "rebuilt_"
 APPLY_TIMEOUT_S = 600.0  # for the last rows to become queryable; a day of ticks takes seconds
 LATELY_NS = 10 * 1_000_000_000  # of a running recorder's reception left out: rows held back, or on their way
+WARM_UP_NS = 26 * 3600 * 1_000_000_000  # every provider's session begins anew once a day; the longest has 25 hours
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Folded:
     begin      the oldest position held; above 0 the beginning has been retired, and state was built from there on
     held       the receive times for which the journal speaks
     unloaded   whether frames follow that no recorder has brought into the database yet
-    damages    stretches that could not be read, in words
+    damages    what of it could not be read, decoded or stored, in words
     """
 
     begin: int
@@ -75,6 +78,35 @@ def alone(directory: Path) -> Iterator[None]:
         os.close(fd)
 
 
+@contextmanager
+def stopped(directory: Path) -> Iterator[None]:
+    """No recorder on this journal meanwhile. Raises JournalLocked when one runs."""
+    fd = recovery.lock(directory)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def refuse_swap(chosen: Chosen, folded: Folded) -> None:
+    """Raises RecorderError where what was rebuilt may be worse than what is stored."""
+    if folded.damages:
+        raise RecorderError(
+            f"--swap: part of the journal is left out ({folded.damages[0]}), so what was rebuilt lacks rows and what "
+            "follows from them; nothing was changed"
+        )
+    if folded.begin and chosen.start < folded.held.first + WARM_UP_NS:
+        raise RecorderError(
+            "--swap: the journal's beginning has been retired, so columns computed from earlier rows are not right "
+            f"until sessions have begun anew; nothing was changed. Use --from {iso_ns(folded.held.first + WARM_UP_NS)} "
+            "or later"
+        )
+    if folded.running and chosen.table.name == GAPS.name:
+        raise RecorderError(
+            "--swap: a recorder is repairing gaps, and their rows change with that; nothing was changed. Stop it first"
+        )
+
+
 def fold(config: Config, chosen: Chosen) -> Folded:
     """Decode everything that the journal holds and the database should; store what is chosen in shadow tables.
 
@@ -101,6 +133,8 @@ def fold(config: Config, chosen: Chosen) -> Folded:
         for frames in reading.read(directory, damaged=lambda damage: folded.damages.append(str(damage))):
             count = int(np.searchsorted(frames.ends, until, side="right"))
             folded.unloaded |= count > 0 and int(frames.ends[count - 1]) > released
+            if not folded.frames:  # the oldest segments may have been retired since they were listed
+                folded.begin = max(info.base for info in infos if info.base < int(frames.ends[0]))
             if count:
                 _take(folded, frames.part(0, count), load)
                 begins.discard(folded.end)
@@ -111,7 +145,11 @@ def fold(config: Config, chosen: Chosen) -> Folded:
     finally:
         _progress("")
         sink.close()
-    folded.damages += [f"no segment leads up to position {at}" for at in sorted(begins) if at <= folded.end]
+    holes = [at for at in sorted(begins) if folded.begin < at <= folded.end]
+    folded.damages += [f"no segment leads up to position {at}" for at in holes]
+    folded.damages += [what for where, what in pipeline.out.unknown if where == "journal"]  # feeds nobody can decode
+    if sink.rejected_rows:
+        folded.damages.append(f"{sink.rejected_rows:,} rows that the database refuses, see the log")
     if not folded.frames:
         raise RecorderError(f"{directory}: no frame is released yet; nothing that could be compared is in the database")
     folded.held = Held(folded.held.first, folded.last_recv - LATELY_NS if running else LAST_NS)

@@ -218,3 +218,8 @@ def partition_start(table: Table, ts: int) -> int:
     """Where the partition begins that holds ``ts``, ns."""
     shown = iso_ns(ts)
     return parse_time(shown[:10] if table.partition == "DAY" else f"{shown[:7]}-01", "")
+
+
+def partition_end(table: Table, start: int) -> int:
+    """Where the partition ends that begins at ``start``, ns."""
+    return partition_start(table, start + (1 if table.partition == "DAY" else 31) * 86_400 * 1_000_000_000)
