@@ -240,6 +240,31 @@ def test_a_symbol_the_provider_does_not_know_is_a_hole_that_is_told_and_does_not
     asyncio.run(run())
 
 
+def test_reading_too_slowly_is_seen_in_the_sockets_queue_told_once_and_over_when_it_is_read(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "QUEUE_BYTES_MAX", 20_000)
+
+    async def run() -> None:
+        async with Simulator(["binance"], symbols=["BTC-USDT", "ETH-USDT"], rate=3000) as place:
+            async with Watched(binance(place.url("binance")), maker(), journal) as w:
+                await reached(lambda: w.connection.ready and w.connection.frames > 100)
+                assert not w.of(links.BEHIND)
+                client = w.connection._link.client
+                client.pause_reading()
+                await reached(lambda: w.of(links.BEHIND))
+                assert w.connection.queue_bytes > 20_000
+                client.resume_reading()
+                await reached(lambda: w.connection.queue_bytes < 20_000)
+            assert w.connection.reconnects == 0
+        (finding,) = [row for table, row in w.observed if table == "quality_events"]
+        assert finding["check_name"] == "slow_reader"
+        assert finding["value"] > 20_000
+        assert w.told.events.count(links.BEHIND) == 1
+
+    asyncio.run(run())
+
+
 def test_a_slow_reader_warning_is_a_finding_and_no_reason_to_hang_up(journal: Journal) -> None:
     async def run() -> None:
         keys = {"APCA_API_KEY_ID": "PK", "APCA_API_SECRET_KEY": "secret"}

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+from proxy import Proxy
 
 from recorder.core import session as sessions
 from recorder.core.frames import CLOSED, OPENED, SENT, SOURCE, TEXT
@@ -232,6 +234,39 @@ def test_a_peer_that_does_not_even_answer_the_close_is_left_in_time(
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("direction", ["down", "both"])
+@pytest.mark.parametrize("rule", ["silence", "ping"])
+def test_a_half_open_socket_is_noticed_by_the_endpoints_rules_and_replaced(
+    journal: Journal, rule: str, direction: str
+) -> None:
+    """Bytes stop without an end: the first connection through the proxy is stalled, the next one is not."""
+    rules = {"silence_ns": 300 * MILLISECOND, "ping_ns": 0}
+    if rule == "ping":
+        rules = {"silence_ns": 600 * SECOND, "ping_ns": 200 * MILLISECOND}
+
+    async def run() -> None:
+        told = Told()
+        async with simulator() as place:
+            target = urlsplit(place.url("coinbase"))
+            with Proxy((target.hostname or "", target.port or 0)) as proxy:
+                url = place.url("coinbase").replace(f":{target.port}", f":{proxy.port}")
+                async with connected(feed_of(coinbase(url), **rules), journal, told) as c:
+                    await reached(lambda: c.ready and c.frames > 20)
+                    proxy.down.stall_after(100)
+                    if direction == "both":
+                        proxy.up.stall_after(0)
+                    await reached(lambda: c.reconnects == 1 and c.ready)
+                    frames = c.frames
+                    await reached(lambda: c.frames > frames + 20)
+        words = "nothing received for" if rule == "silence" else "no pong and nothing else"
+        assert words in told.lines[1][2]["reason"]
+        assert told.events == ["feed.connected", "feed.disconnected", "feed.connected"]
+        ids = match_ids(journal)
+        assert len(ids) == len(set(ids))
+
+    asyncio.run(run())
+
+
 def test_a_frame_nobody_can_read_is_journalled_and_ends_nothing(journal: Journal) -> None:
     async def run() -> None:
         told, garbage = Told(), '{"type":"match","trade_id":'
@@ -261,6 +296,34 @@ def test_a_refused_key_is_told_once_and_not_tried_again_at_once(journal: Journal
                 assert not c.ready
         assert told.events == ["feed.refused"]
         assert not [p for kind in (SENT, TEXT, SOURCE) for p in payloads(journal, kind) if secret.encode() in p]
+
+    asyncio.run(run())
+
+
+def test_a_connection_that_alpaca_holds_to_be_one_too_many_is_tried_again_after_its_hold(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recorder.feeds.alpaca.session.LIMIT_HOLD_NS", 400 * MILLISECOND)
+
+    async def run() -> None:
+        told, keys = Told(), {"APCA_API_KEY_ID": "PK", "APCA_API_SECRET_KEY": "secret"}
+        async with simulator("alpaca", symbols=["AAPL"]) as place:
+            spec = FeedSpec(
+                name="al", provider="alpaca", symbols=("AAPL",), url=place.url("alpaca"),
+                options={"feed": "iex", "location": "us", "format": "json"},
+            )  # fmt: skip
+            first, second = feed_of(spec, keys), feed_of(spec, keys)
+            async with connected(first, journal, Told()) as holder:
+                await reached(lambda: holder.ready)
+                async with connected(second, journal, told) as c:
+                    await reached(lambda: told.events)
+                    assert told.lines[0][2]["retry_s"] >= 0.4
+                    assert not c.session.fatal
+                    assert holder.ready
+                    await holder.stop()
+                    await reached(lambda: c.ready)
+        assert told.events == ["feed.unreachable", "feed.connected"]
+        assert "406" in told.lines[0][2]["reason"]
 
     asyncio.run(run())
 

@@ -28,9 +28,11 @@ NOW = time.time_ns()
 LONG_AGO = NOW - 3600 * SECOND
 
 
-def connection(ready: bool = True, reason: str = "", reconnects: int = 0) -> Any:
-    spec = SimpleNamespace(connection=0)
-    return SimpleNamespace(ready=ready, session=SimpleNamespace(reason=reason), reconnects=reconnects, spec=spec)
+def connection(ready: bool = True, reason: str = "", reconnects: int = 0, number: int = 0, queue_bytes: int = 0) -> Any:
+    spec = SimpleNamespace(connection=number)
+    return SimpleNamespace(
+        ready=ready, session=SimpleNamespace(reason=reason), reconnects=reconnects, spec=spec, queue_bytes=queue_bytes
+    )
 
 
 def feed_run(*connections: Any, **more: Any) -> Any:
@@ -97,7 +99,7 @@ def get(url: str) -> tuple[int, str, str]:
 def test_metrics_are_what_prometheus_reads_and_what_the_recording_counts(serve: Callable[[Any], str]) -> None:
     of = recording(
         feeds={
-            "cb": feed_run(connection(), connection(ready=False), frames=7, reconnects=2),
+            "cb": feed_run(connection(), connection(ready=False, number=1, queue_bytes=9), frames=7, reconnects=2),
             'odd "na\\me"': feed_run(),
         },
         sink=sink(
@@ -125,6 +127,7 @@ def test_metrics_are_what_prometheus_reads_and_what_the_recording_counts(serve: 
         ("recorder_feed_judged_dead_total", "cb"): 6,
         ("recorder_connections_ready", "cb"): 1, ("recorder_connections_wanted", "cb"): 2,
         ("recorder_connections_wanted", "odd \"na\\me\""): 0, ("recorder_rejected_frames_total", "cb"): 3,
+        ("recorder_receive_queue_bytes", "0", "cb"): 0, ("recorder_receive_queue_bytes", "1", "cb"): 9,
         ("recorder_unknown_total", "cb", 'field "x"\n'): 4, ("recorder_rows_total", "trades"): 5,
         ("recorder_table_suspended", "trades"): 1, ("recorder_visibility_lag_seconds",): 2.5,
         ("recorder_sink_table_rows_total", "trades"): 6, ("recorder_sink_seconds_count", "answered"): 3,

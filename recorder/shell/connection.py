@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from recorder.core.gate import Gate
 from recorder.core.session import Session
 from recorder.shell.audit import AUDIT_S, Auditor, Observe, Reporter, Rows
-from recorder.shell.link import FrameJournal, Link
+from recorder.shell.link import BEHIND, QUEUE_BYTES_MAX, FrameJournal, Link
 from recorder.shell.overlap import HeldJournal, replace
 from recorder.values.errors import RecorderError, UpgradeRefused
 from recorder.values.feed import SECOND, Command, Fatal, Feed, FeedSpec, Notice, Ready, Reconnect, Renew
@@ -78,6 +78,11 @@ class Connection:
     def frames(self) -> int:
         """Received and journalled so far."""
         return self._frames_before + (self._link.frames if self._link is not None else 0)
+
+    @property
+    def queue_bytes(self) -> int:
+        """Received by the system and not read yet, looked at once a second."""
+        return self._link.queue_bytes if self._link is not None else 0
 
     @property
     def last_recv(self) -> int:
@@ -248,6 +253,9 @@ class Connection:
                 self._report.event(event, words)
                 if event == SLOW:
                     self._report.finding("slow_reader", None, 1, 0, f"the provider finds us slow: {words}")
+                elif event == BEHIND:
+                    unread = float(fields["unread_bytes"])
+                    self._report.finding("slow_reader", None, unread, QUEUE_BYTES_MAX, f"we read too slowly: {words}")
             case Renew(reason):
                 self._renew_reason = reason
                 self._renewing.set()

@@ -17,9 +17,12 @@ from recorder.core.frames import BINARY, CLOSED, OPENED, SENT, TEXT
 from recorder.core.session import Session, State
 from recorder.shell.websocket import WebSocketClient, connect
 from recorder.values.errors import JournalFull
-from recorder.values.feed import Command, Fatal, FeedSpec, Ready, Reconnect, Send
+from recorder.values.feed import Command, Fatal, FeedSpec, Notice, Ready, Reconnect, Send
 
+BEHIND = "reader.behind"  # the notice that reading does not keep up
 TIMER_S = 1.0  # how often time-outs and a provider's own pings are looked at
+QUEUE_BYTES_MAX = 256 << 10  # received and not read: more than one read takes, so reading does not keep up
+QUEUE_LOOKS = 5  # in a row, a second apart, before it is told: bursts end sooner
 CLOSE_TIMEOUT_S = 2.0  # for a polite close when stopping; the socket is cut after that
 
 
@@ -63,6 +66,8 @@ class Link:
         self.ready_symbols: tuple[str, ...] = ()
         self.given_up = ""  # why we are closing it ourselves
         self.code = 0  # of its end
+        self.queue_bytes = 0  # received by the system and not read, when last looked at
+        self._full_looks = 0
         self.client: WebSocketClient | None = None
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why it is gone
         self._wake, self._obey = wake, obey
@@ -191,7 +196,14 @@ class Link:
 
     def _on_timer(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(TIMER_S, self._on_timer)
+        self._look_at_queue()
         self.carry_out(self.session.on_timer(time.monotonic_ns(), mute=not self.frames))
+
+    def _look_at_queue(self) -> None:
+        self.queue_bytes = self.client.unread_bytes if self.client is not None else 0
+        self._full_looks = self._full_looks + 1 if self.queue_bytes > QUEUE_BYTES_MAX else 0
+        if self._full_looks == QUEUE_LOOKS:  # once, until it has kept up again
+            self._obey(self, Notice(BEHIND, {"unread_bytes": self.queue_bytes, "looks": QUEUE_LOOKS}))
 
     def carry_out(self, commands: list[Command]) -> None:
         for command in commands:

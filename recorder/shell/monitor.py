@@ -153,8 +153,13 @@ class _Collector:
             "recorder_connections_ready", "Connections subscribed and delivering.", labels=["feed"]
         )
         wanted = GaugeMetricFamily("recorder_connections_wanted", "Connections that should be.", labels=["feed"])
+        queue = GaugeMetricFamily(
+            "recorder_receive_queue_bytes", "Received by the system, not read yet.", labels=["feed", "connection"]
+        )
         for name, run in list(self._recording.feeds.items()):
             connections = list(run.connections)
+            for c in connections:
+                queue.add_metric([name, str(c.spec.connection)], c.queue_bytes)
             frames.add_metric([name], run.frames)
             reconnects.add_metric([name], run.reconnects)
             ready.add_metric([name], sum(c.ready for c in connections))
@@ -174,7 +179,7 @@ class _Collector:
         )
         for (name, what), count in list(self._recording.pipeline.out.unknown.items()):
             unknown.add_metric([name, what], count)
-        yield from (frames, reconnects, ready, wanted, rejected, unknown)
+        yield from (frames, reconnects, ready, wanted, queue, rejected, unknown)
 
     def _stores(self) -> Iterator[Metric]:
         r = self._recording

@@ -9,7 +9,10 @@ stays right.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import struct
+import termios
 import time
 from collections.abc import Callable
 from ssl import SSLContext, SSLError
@@ -110,6 +113,14 @@ class WebSocketClient(asyncio.BufferedProtocol):
     @property
     def is_open(self) -> bool:
         return self._reference.state is State.OPEN
+
+    @property
+    def unread_bytes(self) -> int:
+        """Received by the system and not read yet; a system call, so not for every read."""
+        if self._transport is None or self._transport.is_closing():
+            return 0
+        count = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.FIONREAD, b"\0\0\0\0")
+        return int(struct.unpack("i", count)[0])
 
     def send(self, message: str | bytes) -> None:
         """Send a text (str) or binary (bytes) message. Raises ConnectionBroken when the connection is not open."""
