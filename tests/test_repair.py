@@ -1,0 +1,250 @@
+"""The repairer against a real HTTP server and a real journal: what it asks, how it takes no for an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+import pytest
+from market_of_gaps import LAG, Fold, StandIn, Trade, trade
+
+from recorder.core.frames import RESPONSE, TEXT
+from recorder.shell import repair
+from recorder.shell.history_client import HistoryClient, retry_after_s
+from recorder.shell.journal import Journal
+from recorder.shell.repair import Repairer
+from recorder.values.config import RepairConfig
+from recorder.values.errors import ConfigError
+from recorder.values.feed import FeedSpec, HttpRequest
+
+SECRET = "s3cret-of-the-test"
+WAIT_S = 30.0
+
+Reply = tuple[int, dict[str, str], bytes]
+
+
+@dataclass
+class Server:
+    """A history whose next answers may be set; after them it answers what is asked for, two trades a page."""
+
+    unknown: set[int] = field(default_factory=set)  # ids it does not have
+    replies: list[Reply] = field(default_factory=list)
+    asked: list[tuple[float, str, str]] = field(default_factory=list)  # when, path with query, key
+    url: str = ""
+
+    def answer(self, path: str, key: str) -> Reply:
+        self.asked.append((time.monotonic(), path, key))
+        if self.replies:
+            return self.replies.pop(0)
+        query: dict[str, Any] = {name: values[0] for name, values in parse_qs(urlsplit(path).query).items()}
+        symbol, query = query["symbol"], {name: int(text) for name, text in query.items() if name != "symbol"}
+        ids = [n for n in range(query["from"], query["to"] + 1) if n not in self.unknown]
+        page, place = query["page"], 2 * query["page"]
+        more = {"Next": str(page + 1)} if len(ids) > place + 2 else {}
+        return 200, more, msgspec.json.encode([trade(n, symbol) for n in ids[place : place + 2]])
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            status, headers, body = state.answer(self.path, self.headers.get("x-key", ""))
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Not of interest."""
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.daemon_threads = True
+    state.url = f"http://127.0.0.1:{http.server_port}"
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield state
+    http.shutdown()
+    http.server_close()
+    thread.join()
+
+
+class Told:
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+
+    def _note(self, event: str, **fields: Any) -> None:
+        self.lines.append((event, fields))
+
+    info = warning = error = _note
+
+    def events(self) -> list[str]:
+        return [event for event, _ in self.lines]
+
+
+class Recording:
+    """A journal and the fold of it, as an engine drives it."""
+
+    def __init__(self, journal: Journal, url: str) -> None:
+        self.journal, self.fold, self.told = journal, Fold(), Told()
+        self.pipeline = self.fold.pipeline
+        self.pipeline.position = 0
+        self.spec = FeedSpec(name="f", provider="test", rest_url=url)
+        self.source = journal.source(self.spec)
+
+    def wake(self) -> None:
+        while (frames := self.journal.read(self.pipeline.position)) is not None:
+            self.pipeline.consume(frames)
+        self.fold.seal()
+
+    def stream(self, *trades: Trade) -> None:
+        for each in trades:
+            self.journal.append(self.source, TEXT, each.ts + LAG, msgspec.json.encode([each]))
+        self.wake()
+
+    def ids(self) -> list[int]:
+        return sorted(number for _, number in self.fold.trades)
+
+    def outcome(self) -> list[tuple[str | None, int, str]]:
+        return [(gap.status, gap.recovered, gap.cause) for gap in self.fold.of_series()]
+
+    def repair(self, until: Callable[[], bool] | None = None, **settings: Any) -> Repairer:
+        """Run a repairer until no gap is open, or as asked."""
+
+        async def run() -> Repairer:
+            config = RepairConfig(**{"delay_s": 0.0, **settings})
+            feeds = {"f": (self.spec, StandIn(self.spec))}
+            repairer = Repairer(config, self.journal, self, lambda: feeds, self.told, lambda: 0.5)
+            task = asyncio.create_task(repairer.run())
+            deadline = time.monotonic() + WAIT_S
+            while not (until() if until is not None else not self.fold.book.open):
+                assert time.monotonic() < deadline, self.outcome()
+                await asyncio.sleep(0.005)
+            await repairer.stop()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            return repairer
+
+        return asyncio.run(run())
+
+    def answers(self) -> list[bytes]:
+        found, position = [], self.journal.begin
+        while (frames := self.journal.read(position)) is not None:
+            position = frames.end
+            found += [frames.payload(i) for i in range(frames.count) if frames.kinds[i] == RESPONSE]
+        return found
+
+
+@pytest.fixture
+def recording(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recording]:
+    monkeypatch.setattr(repair, "LOOK_S", 0.01)
+    monkeypatch.setattr(repair, "RETRY_FIRST_S", 0.01)
+    with Journal.open(tmp_path / "journal") as journal:
+        yield Recording(journal, server.url)
+
+
+def test_pages_are_asked_for_until_nothing_is_missing_and_secrets_stay_out_of_the_journal(
+    recording: Recording, server: Server
+) -> None:
+    recording.stream(trade(1), trade(7), trade(9))
+    repairer = recording.repair()
+    assert recording.ids() == list(range(1, 10))
+    assert recording.outcome() == [("repaired", n, "ids missing in the stream") for n in (5, 1)]
+    assert [key for _, _, key in server.asked] == [SECRET] * 4  # ids 2 to 8 in pages of two: both gaps at once
+    assert repairer.requests == {("f", 200): 4}
+    assert len(recording.answers()) == 4
+    assert not [payload for payload in recording.answers() if SECRET.encode() in payload]
+    assert recording.told.events() == ["gap.opened", "gap.repaired"]
+
+
+@pytest.mark.parametrize("status", [429, 418])
+def test_a_provider_that_asks_for_a_pause_gets_it_and_it_is_no_failed_try(
+    recording: Recording, server: Server, status: int
+) -> None:
+    server.replies = [(status, {"Retry-After": "1"}, b"")]
+    recording.stream(trade(1), trade(3))
+    recording.repair(attempts=1)
+    (refused, *_), (again, *_) = server.asked
+    assert again - refused >= 1.0
+    assert recording.outcome() == [("repaired", 1, "ids missing in the stream")]
+
+
+def test_a_provider_that_is_down_is_asked_again(recording: Recording, server: Server) -> None:
+    server.replies = [(503, {}, b"down"), (500, {}, b""), (408, {}, b"")]
+    recording.stream(trade(1), trade(3))
+    repairer = recording.repair(attempts=4)
+    assert repairer.requests == {("f", 503): 1, ("f", 500): 1, ("f", 408): 1, ("f", 200): 1}
+    assert recording.outcome() == [("repaired", 1, "ids missing in the stream")]
+
+
+def test_a_refusal_ends_the_gap_with_its_status_and_is_told_without_the_secret(
+    recording: Recording, server: Server
+) -> None:
+    server.replies = [(403, {}, f"no such plan for {SECRET}".encode())]
+    recording.stream(trade(1), trade(3))
+    recording.repair()
+    assert recording.outcome() == [("unrepairable", 0, "ids missing in the stream; HTTP 403")]
+    (refused,) = [fields for event, fields in recording.told.lines if event == "history.refused"]
+    assert refused["reason"] == "no such plan for …"
+    assert b'"reason":"HTTP 403"' in recording.answers()[-1]
+
+
+def test_what_history_does_not_have_is_given_up_after_the_configured_tries(
+    recording: Recording, server: Server
+) -> None:
+    server.unknown = {3, 4}
+    recording.stream(trade(1), trade(6))
+    recording.repair(attempts=2)
+    assert recording.outcome() == [("partial", 2, "ids missing in the stream; not in the provider's history")]
+    assert recording.ids() == [1, 2, 5, 6]
+    queries = [parse_qs(urlsplit(path).query) for _, path, _ in server.asked]
+    assert [(q["from"], q["to"]) for q in queries] == [(["2"], ["5"]), (["3"], ["4"])]  # only what is still missing
+
+
+def test_nobody_is_asked_twice_as_fast_as_the_provider_allows(
+    recording: Recording, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = StandIn.capability
+    monkeypatch.setattr(
+        StandIn, "capability", lambda self: msgspec.structs.replace(usual(self), rest_per_second_max=10.0)
+    )
+    recording.stream(trade(1), trade(10), trade(1, "B"), trade(5, "B"))
+    recording.repair()
+    times = [at for at, _, _ in server.asked]
+    assert len(times) == 6
+    assert times[-1] - times[0] > 0.45  # five pauses of 0.1 s
+
+
+def test_with_repair_off_gaps_stay_open_and_are_told(recording: Recording, server: Server) -> None:
+    recording.stream(trade(1), trade(3))
+    recording.repair(until=lambda: bool(recording.told.lines), enabled=False)
+    assert recording.told.lines == [("gap.opened", {"feed": "f", "gaps": 1, "missing": 1})]
+    assert server.asked == []
+    assert recording.outcome() == [("open", 0, "ids missing in the stream")]
+
+
+def test_what_is_not_encrypted_is_asked_on_this_machine_only() -> None:
+    with pytest.raises(ConfigError, match="not encrypted"):
+        asyncio.run(HistoryClient().get(HttpRequest("http://203.0.113.1/history")))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("7", 7.0), ("Wed, 21 Oct 2015 07:28:10 GMT", 10.0), ("Wed, 21 Oct 2015 07:27:00 GMT", 0.0), ("soon", None)],
+)
+def test_retry_after_is_seconds_or_a_date(text: str, expected: float | None) -> None:
+    assert retry_after_s({"retry-after": text}, 1_445_412_480.0) == expected
