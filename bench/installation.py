@@ -158,16 +158,24 @@ class Memory:
 
 
 class Installation:
-    """A folder with a configuration, and the recorder that runs there with an embedded database of its own."""
+    """A folder with a configuration, and the recorder that runs there with a database of its own.
 
-    def __init__(self, folder: Path, server: LoadServer, ports: list[int]) -> None:
+    embedded  False: whoever asks starts and stops ``database``, the recorder only uses it
+    """
+
+    def __init__(self, folder: Path, server: LoadServer, ports: list[int], embedded: bool = True) -> None:
         self.folder, self.server = folder, server
         self.http_port, pg_port, min_http_port, metrics_port = ports
         spec = server.venue.spec
+        address = f"127.0.0.1:{self.http_port}"
+        questdb = (
+            f'dir = "questdb"\nhttp_port = {self.http_port}\npg_port = {pg_port}\nmin_http_port = {min_http_port}\n'
+            if embedded
+            else f'embedded = false\nilp = "http::addr={address};"\nsql = "http://{address}"\n'
+        )
         options = "".join(f'{name} = "{value}"\n' for name, value in spec.options.items())
         (folder / "config.toml").write_text(
-            f'[journal]\ndir = "journal"\nkeep_gb = 4\n[questdb]\ndir = "questdb"\nhttp_port = {self.http_port}\n'
-            f"pg_port = {pg_port}\nmin_http_port = {min_http_port}\n[metrics]\nport = {metrics_port}\n"
+            f'[journal]\ndir = "journal"\nkeep_gb = 4\n[questdb]\n{questdb}[metrics]\nport = {metrics_port}\n'
             f'[[feeds]]\nname = "{spec.name}"\nprovider = "{spec.provider}"\nchannels = ["trades"]\n'
             f'symbols = {json.dumps(spec.symbols)}\nurl = "{server.url}"\nschedule = "24/7"\n{options}'
         )

@@ -538,6 +538,66 @@ def test_nothing_is_released_once_a_table_lost_answered_rows(fresh_tables: Any, 
     assert fresh_tables.sql.value("select count() from trades") == 0
 
 
+@pytest.mark.parametrize("loss", ["dropped", "created again", "put back"])
+def test_a_table_that_lost_rows_before_the_start_is_told_before_any_row_comes(
+    fresh_tables: Any, make_sink: Any, loss: str
+) -> None:
+    questdb = settings(fresh_tables.ilp_url, fresh_tables.sql_url)
+    sink, _ = make_sink(questdb)
+    blocks = Blocks()
+    submit(sink, blocks.block(10))
+    assert sink.drain(DEADLINE_S)
+    known = sink.known
+    assert set(known) == {"trades"}
+    sink.close()
+    if loss == "put back":  # as if one transaction more had been seen
+        known["trades"] = known["trades"]._replace(transactions=known["trades"].transactions + 1)
+    else:
+        fresh_tables.sql.execute("DROP TABLE trades")
+    if loss == "created again":
+        apply_schema(fresh_tables.sql, fresh_tables.config)
+    told: list[str] = []
+    sink, log = make_sink(questdb, known=known, on_replaced=lambda table, reason: told.append(table))
+    assert not sink.room(), "transactions of new rows would hide that others are missing"
+    wait_until(lambda: told, "the loss to be seen")
+    assert (told, sink.room()) == (["trades"], False)
+    assert len(log.named("sink.table_replaced")) == 1
+    if loss == "dropped":
+        apply_schema(fresh_tables.sql, fresh_tables.config)
+
+
+def test_a_table_that_is_rewritten_in_place_is_not_taken_for_another_one(fresh_tables: Any, make_sink: Any) -> None:
+    """Rows inserted from a second table, partitions dropped, the table emptied, columns and settings changed."""
+    questdb, sql = settings(fresh_tables.ilp_url, fresh_tables.sql_url), fresh_tables.sql
+    blocks, known, transactions = Blocks(), {}, [0]
+    sql.execute(TRADES.ddl().replace("trades", "trades_shadow", 1))
+    for change in (
+        "INSERT INTO trades_shadow SELECT * FROM trades",
+        "INSERT INTO trades SELECT * FROM trades_shadow",
+        "ALTER TABLE trades DROP PARTITION LIST '2025-10-09'",
+        "ALTER TABLE trades ADD COLUMN more DOUBLE",
+        "ALTER TABLE trades DROP COLUMN more",
+        "ALTER TABLE trades SET TTL 5 WEEKS",
+        "TRUNCATE TABLE trades",
+    ):
+        sink, log = make_sink(questdb, known=known)
+        submit(sink, blocks.block(10))
+        assert sink.drain(DEADLINE_S)
+        assert log.events == [], change
+        sql.execute(change)
+        fresh_tables.wait_applied("trades", "trades_shadow")
+        submit(sink, blocks.block(10))
+        assert sink.drain(DEADLINE_S)
+        assert log.events == [], change
+        known = sink.known
+        transactions.append(known["trades"].transactions)
+        assert transactions[-1] >= transactions[-2] + 2, change
+        sink.close()
+    sql.execute("DROP TABLE trades_shadow")
+    sql.execute("DROP TABLE trades")
+    apply_schema(sql, fresh_tables.config)
+
+
 def test_a_database_that_cannot_be_asked_is_told_once(scripted: Any, make_sink: Any) -> None:
     server = scripted(b"HTTP/1.1 204 OK\r\n\r\n")
     sink, log = make_sink(settings(server.url, server.sql))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from recorder.core.encode import Sealed
@@ -14,6 +14,7 @@ from recorder.shell.database import Database, migrate, views
 from recorder.shell.database.sql_client import SqlClient, connect
 from recorder.shell.log import Log
 from recorder.shell.sink import Sink
+from recorder.shell.sink.acknowledged import Known
 from recorder.values.config import Config
 from recorder.values.errors import DatabaseError
 from recorder.values.tables import prefixed
@@ -92,6 +93,7 @@ def make_sink(
     on_applied: Callable[[int], None] | None = None,
     on_suspended: Callable[[str, str | None], object] | None = None,
     on_replaced: Callable[[str, str], object] | None = None,
+    known: Mapping[str, Known] | None = None,
 ) -> Sink:
     """The sink of the configured database, for the loader and for live recording alike."""
 
@@ -111,6 +113,7 @@ def make_sink(
         on_applied=on_applied,
         on_suspended=on_suspended,
         on_replaced=on_replaced,
+        known=known,
     )
 
 

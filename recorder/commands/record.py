@@ -30,6 +30,7 @@ from recorder.shell.engine import Engine
 from recorder.shell.journal import Journal
 from recorder.shell.repair import Repairer
 from recorder.shell.sink import Sink
+from recorder.shell.sink.acknowledged import Acknowledged
 from recorder.shell.snapshots import Snapshots
 from recorder.shell.watch import Watch
 from recorder.values.config import Config, credentials
@@ -115,6 +116,7 @@ class Recording:
             keep_gb=self.config.journal.keep_gb,
             log=self.log.info,
         )
+        self.acknowledged = Acknowledged(self.config.journal.dir, self.log.warning)
         self.alarms = Alarms(self.journal, self.observe)
         self.disk = DiskWatch(self.config, self.journal, lambda: self.sink, self.alarms, self.log)
         self.snapshots = Snapshots(self.config.journal.dir, self.log.warning)
@@ -328,6 +330,7 @@ class Recording:
                 if self._rows_lost is not None:
                     await self._rewind(*self._rows_lost)
                     continue
+                await asyncio.to_thread(self.acknowledged.keep, self.sink.known)
                 if self.database is None or await asyncio.to_thread(self.database.alive):
                     continue
                 if self.database_state == "ready":
@@ -356,7 +359,7 @@ class Recording:
         return make_sink(
             self.config, self.log, on_answered=self.engine.on_answered, on_applied=self.engine.on_applied,
             on_suspended=lambda *args: loop.call_soon_threadsafe(self.alarms.table_suspended, *args),
-            on_replaced=on_replaced,
+            on_replaced=on_replaced, known=self.acknowledged.tables,
         )  # fmt: skip
 
     async def _rewind(self, table: str, reason: str) -> None:
@@ -366,6 +369,7 @@ class Recording:
             await asyncio.to_thread(self.sink.close)
         self.sink, self._rows_lost, self.database_state = None, None, "starting"
         self.snapshots.forget()
+        self.acknowledged.forget()
         await asyncio.to_thread(self.snapshots.close)
         self.pipeline, _ = self.snapshots.resume(self.journal, self._new_pipeline)
         self.engine.rewind(self.pipeline)
@@ -414,6 +418,8 @@ class Recording:
         self.engine.stop()
         if self.sink is not None:
             await asyncio.to_thread(self.sink.close)
+            if self._rows_lost is None:
+                self.acknowledged.keep(self.sink.known)
         await asyncio.to_thread(self.snapshots.close)
         if drained:
             await asyncio.to_thread(self.engine.keep)

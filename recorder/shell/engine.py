@@ -22,6 +22,7 @@ READ_BYTES = 128 << 10  # decoded at a stretch: about 1 ms, so that sockets are 
 BUSY_ROWS_PER_S = 250_000  # from here on blocks are made larger than a window
 BUSY_BLOCK_ROWS = 20_000  # more rows in a block cost the server hardly less each
 BUSY_WINDOW_S = 0.05  # the longest that a busy feed's rows are collected
+STATES_KEPT = 3  # one that waits to be applied, the newest, and the one before it
 RETRY_S = 0.002  # how soon to look again when the sink had no room
 
 
@@ -73,7 +74,9 @@ class Engine:
         self.decoded = Histogram()  # receive → decoded, per frame
         self.queryable = Histogram()  # receive → applied, per row, by the first row of its block
         self.ledger = Ledger(journal.end)
-        self.rows_queryable = 0
+        self.rows_queryable = 0  # each is counted once, also when it is sent again
+        self._rows_submitted = self._rows_applied = 0  # since the start, less what a rewind repeats
+        self._rows_before = {pipeline.position: 0}  # position of a state that may be kept → rows submitted before it
         self.released = pipeline.position  # applied in the database
         self.sealed_position = pipeline.position
         self._journal, self._batch, self._snapshots = journal, batch, snapshots
@@ -105,6 +108,8 @@ class Engine:
         Between ``stop`` and ``start``, when nothing of the sink before is still to come.
         """
         self.pipeline, self.stored = pipeline, 0
+        self._rows_submitted = self._rows_applied = self._rows_before.get(pipeline.position, 0)
+        self._rows_before = {pipeline.position: self._rows_submitted}
         self.released = self.sealed_position = pipeline.position
         self._in_flight.clear()
         self._first_recv = self._last_recv = 0
@@ -201,6 +206,11 @@ class Engine:
             self._snapshots.take(self.pipeline)
         self.sealed_position = self.pipeline.position
         rows = sum(len(table.rows) for table in sealed.tables)
+        self._rows_submitted += rows
+        if keep:
+            self._rows_before[self.sealed_position] = self._rows_submitted
+            for position in sorted(self._rows_before)[:-STATES_KEPT]:
+                del self._rows_before[position]
         self._in_flight.append(InFlight(sealed.position, rows, self._first_recv))
         self._first_recv = self._last_recv if self.pipeline.pending else 0  # held back are the newest
         self._sink.submit(sealed)
@@ -224,9 +234,10 @@ class Engine:
     def _release(self, position: int, now: int) -> None:
         while self._in_flight and self._in_flight[0].position <= position:
             block = self._in_flight.popleft()
-            self.rows_queryable += block.rows
+            self._rows_applied += block.rows
             if block.rows:
                 self.queryable.add(np.array([block.first_recv]), now, block.rows)
+        self.rows_queryable = max(self.rows_queryable, self._rows_applied)
         self.ledger.applied(position, now)
         self.released = max(self.released, position)
         if self._snapshots is not None:

@@ -16,9 +16,22 @@ import psutil
 import pytest
 from conftest import QuestDB
 from proxy import Proxy
-from recorder_process import Recorder, until
-from test_run import assert_stored_once, exchange, feed, start, stored_trades, wait_frames  # noqa: F401
+from recorder_process import Recorder, command, environment, external, until
+from test_run import (  # noqa: F401
+    assert_stored_once,
+    exchange,
+    feed,
+    own_server,
+    start,
+    stored_trades,
+    wait_frames,
+)
 
+from recorder.shell.database import Database
+
+OUTAGE_FRAMES = 30_000
+FRAME_BYTES = 100  # a match or a ticker is longer
+WORKERS_MAX = 4  # of the event loop's pool and the snapshot's, which may begin after the first look
 QUEUE_BYTES = 64 << 20  # how far memory may grow over an outage: the journal's mapped pages, blocks in flight, noise
 
 
@@ -45,11 +58,22 @@ def more_rows(recorder: Recorder, count: int, what: str) -> None:
     until(lambda: rows(recorder) > before + count, what)
 
 
-def resources(recorder: Recorder) -> tuple[int, int, int]:
-    """(threads, sockets, private bytes) of a running recorder; mapped files, such as the journal, left out."""
+def private_bytes(recorder: Recorder) -> int:
+    """Memory of a running recorder; mapped files, such as the journal, left out."""
+    memory = psutil.Process(recorder.process.pid).memory_info()
+    return int(memory.rss - memory.shared)
+
+
+def resources(recorder: Recorder) -> tuple[int, int]:
+    """(threads, sockets) of a running recorder, less those of tables: one each from the first row on."""
+    tables = sum(name == "recorder_sink_table_rows_total" for name, *_ in recorder.metrics())
     process = psutil.Process(recorder.process.pid)
-    memory = process.memory_info()
-    return process.num_threads(), len(process.net_connections()), memory.rss - memory.shared
+    return process.num_threads() - tables, len(process.net_connections()) - tables
+
+
+def within(now: tuple[int, int], before: tuple[int, int]) -> bool:
+    """Nothing of nine faults is left open; threads that look at the disk and write states come and go."""
+    return now[0] <= before[0] + WORKERS_MAX and now[1] <= before[1]
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -86,15 +110,15 @@ def test_a_database_behind_a_broken_network_gets_every_row_once(
         recorder = start({name: feed(place, provider) for name, provider in names.items()}, questdb=through(proxy))
         more_rows(recorder, 500, "the first rows")
         until(lambda: recorder.metric("recorder_backlog_bytes") == 0)
-        before = resources(recorder)
+        before, memory = resources(recorder), private_bytes(recorder)
         for fault in chance.sample(faults, len(faults)):
             fault()
             more_rows(recorder, 100, "rows after a fault")
         assert proxy.cuts >= 3
         assert recorder.metric("recorder_sink_retries_total") > 0
         assert not recorder.events("feed.disconnected")
-        until(lambda: resources(recorder)[:2] <= before[:2], "threads and sockets as before")
-        assert resources(recorder)[2] - before[2] < QUEUE_BYTES
+        until(lambda: within(resources(recorder), before), f"threads and sockets as before, {before}")
+        assert private_bytes(recorder) - memory < QUEUE_BYTES
         assert recorder.end() == 0, recorder.text()
         assert recorder.events("recorder.stopped", drained=True)
         for name, provider in names.items():
@@ -105,25 +129,30 @@ def test_catching_up_after_an_outage_is_complete_in_flat_memory(
     start: Callable[..., Recorder], questdb: QuestDB, proxy: Proxy
 ) -> None:
     with exchange("coinbase", rate=5000) as place:
-        recorder = start({"outage": feed(place, "coinbase")}, questdb=through(proxy))
+        batch = {"rows_max": 1000}  # so many are decoded while they have nowhere to go
+        recorder = start({"outage": feed(place, "coinbase")}, questdb=through(proxy), batch=batch)
         more_rows(recorder, 10_000, "the first rows")
-        before = resources(recorder)
+        memory = [private_bytes(recorder)]
         proxy.refuse()
         proxy.cut()
+        until(lambda: recorder.metric("recorder_database_ready") == 0, "the outage to be noticed")
         queryable, received = rows(recorder), recorder.metric("recorder_frames_total", "outage")
-        wait_frames(recorder, "outage", more_than=received + 30_000)
-        assert rows(recorder) - queryable < 5_000, "nothing gets through"
-        assert recorder.metric("recorder_database_ready") == 0
-        during = resources(recorder)
+        while recorder.metric("recorder_frames_total", "outage") < received + OUTAGE_FRAMES:
+            memory.append(private_bytes(recorder))
+        assert rows(recorder) == queryable, "nothing gets through"
+        behind = recorder.metric("recorder_backlog_bytes")
+        assert behind > OUTAGE_FRAMES / 2 * FRAME_BYTES, "frames are only journalled"
         proxy.accept()
-        until(lambda: rows(recorder) >= received + 30_000, "what was received meanwhile to be queryable")
-        assert during[2] - before[2] < QUEUE_BYTES
+        while recorder.metric("recorder_backlog_bytes") > behind / 100:
+            memory.append(private_bytes(recorder))
+        until(lambda: rows(recorder) >= queryable + OUTAGE_FRAMES, "what was received meanwhile to be queryable")
+        assert max(memory) - memory[0] < QUEUE_BYTES
+        assert recorder.metric("recorder_database_ready") == 1
         assert not recorder.events("feed.disconnected")
-        assert (
-            sum(told["down_s"] > 1 for told in recorder.events("sink.recovered")) == 1
-        )  # a busy machine adds short ones
+        assert recorder.events("sink.recovered")
         assert recorder.end() == 0, recorder.text()
-        assert_stored_once(questdb, "outage", place, "coinbase", at_least=30_000)
+        assert recorder.events("recorder.stopped", drained=True)
+        assert_stored_once(questdb, "outage", place, "coinbase", at_least=OUTAGE_FRAMES)
 
 
 def test_rows_of_a_dropped_table_that_were_not_released_are_sent_again(
@@ -141,19 +170,73 @@ def test_rows_of_a_dropped_table_that_were_not_released_are_sent_again(
         assert str(tmp_path / "home" / "journal") in told["action"]
         found = questdb.sql.rows("select severity, message from quality_events where check_name = 'table_replaced'")
         assert [row["severity"] for row in found] == ["critical"]
-        # What was released before is brought back by the command that the event names.
         assert len(stored_trades(questdb, "dropped")) > 100
-        arguments = told["action"].split(": ")[1].split()[1:]
-        config = tmp_path / "home" / "config.toml"
-        run_recorder("--config", config, *arguments)
+        bring_back(recorder, told)  # what was released before
         assert_stored_once(questdb, "dropped", place, "coinbase", at_least=300)
 
 
 def run_recorder(*arguments: object) -> None:
-    from recorder_process import command, environment
-
     done = subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True, timeout=90)
     assert done.returncode == 0, done.stderr
+
+
+def bring_back(recorder: Recorder, told: dict[str, Any]) -> None:
+    """Run the command that the event names."""
+    arguments = told["action"].split(": ")[1].split()[1:]
+    run_recorder("--config", recorder.folder / "config.toml", *arguments)
+
+
+def test_a_table_dropped_while_no_recorder_ran_is_noticed_by_the_next_start(
+    start: Callable[..., Recorder], questdb: QuestDB
+) -> None:
+    with exchange("coinbase") as place:
+        recorder = start({"away": feed(place, "coinbase")})
+        more_rows(recorder, 500, "the first rows")
+        assert recorder.end() == 0, recorder.text()
+        questdb.sql.execute("DROP TABLE trades")
+        recorder = start({"away": feed(place, "coinbase")})
+        (told,) = recorder.wait_event("engine.rewound")
+        assert told["table"] == "trades"
+        more_rows(recorder, 500, "rows after it")
+        assert recorder.end() == 0, recorder.text()
+        assert recorder.events("recorder.stopped", drained=True)
+        bring_back(recorder, told)
+        assert_stored_once(questdb, "away", place, "coinbase", at_least=300)
+        recorder = start({"away": feed(place, "coinbase")})
+        more_rows(recorder, 500, "rows of a third run")
+        assert recorder.end() == 0, recorder.text()
+        assert not recorder.events("engine.rewound"), "told once"
+        assert_stored_once(questdb, "away", place, "coinbase", at_least=600)
+
+
+def test_data_put_back_between_two_runs_is_noticed_and_what_it_lost_can_be_brought_back(
+    start: Callable[..., Recorder], own_server: Database, tmp_path: Path
+) -> None:
+    own_server.start()
+    data, older = own_server.root / "db", tmp_path / "older"
+    with exchange("coinbase") as place:
+        feeds, questdb = {"back": feed(place, "coinbase")}, external(own_server.sql_url)
+        recorder = start(feeds, questdb=questdb)
+        more_rows(recorder, 500, "the first rows")
+        own_server.stop()
+        shutil.copytree(data, older)
+        own_server.start()
+        more_rows(recorder, 500, "rows that are going to be lost")
+        assert recorder.end() == 0, recorder.text()
+        own_server.stop()
+        shutil.rmtree(data)
+        older.rename(data)
+        own_server.start()
+        recorder = start(feeds, questdb=questdb)
+        (told,) = recorder.wait_event("engine.rewound")
+        more_rows(recorder, 500, "rows after it")
+        assert recorder.end() == 0, recorder.text()
+        bring_back(recorder, told)
+        with own_server.client() as client:
+            assert_stored_once(QuestDB(own_server, client, None), "back", place, "coinbase", at_least=500)
+            found = client.rows("select severity from quality_events where check_name = 'table_replaced'")
+            assert [row["severity"] for row in found] == ["critical"]
+    own_server.stop()
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
 
+from recorder.shell.sink.acknowledged import Known, why_lost
 from recorder.shell.sink.http_client import Address, HttpConnection, words
 from recorder.shell.sink.sender import LATENCY_BUCKETS, Log
 from recorder.shell.sink.suspension import Suspensions, TableState
@@ -58,6 +59,8 @@ class AppliedPoller:
     A table that is gone, is another one, or whose transactions are fewer than they were (a server put back, a power
     loss) took rows with it that it had answered for. Nothing is released from then on; ``replaced`` is called with
     the table and what was seen: whoever owns the sink sends everything again that is not released, by another sink.
+
+    known  tables as an earlier run knew them: these are looked at once at the start, whether rows come or not
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class AppliedPoller:
         log: Log,
         suspended: Callable[[str, str | None], object],
         replaced: Callable[[str, str], object],
+        known: Mapping[str, Known] | None = None,
     ) -> None:
         self.position = 0  # the last one applied
         self.suspensions = Suspensions(self._resume, log, suspended)
@@ -84,9 +88,12 @@ class AppliedPoller:
         self._replaced = replaced
         self._is_replaced = False
         self._suspected_at: float | None = None  # time.monotonic() since when a table has looked replaced
-        self._sequencers: dict[str, int] = {}  # table → the highest seen
-        self._directories: dict[str, str] = {}  # table → where the server keeps it: another one for another table
+        self.known = dict(known or {})  # replaced by another dict at each change: others may read it
+        self._unchecked = set(self.known)
+        self._directories: dict[str, str] = {}  # as last asked for
         self._directories_due = 0.0
+        if self._unchecked:
+            self._something.set()
         self._thread = threading.Thread(target=self._run, name="sink-applied", daemon=True)
         self._thread.start()
 
@@ -98,6 +105,11 @@ class AppliedPoller:
             self._fresh.position = position
             self._fresh.tables.update(tables)
         self._something.set()
+
+    @property
+    def compared(self) -> bool:
+        """Tables were found to be as they were known; rows sent earlier would hide that some are missing."""
+        return not self._unchecked
 
     @property
     def waiting_s(self) -> float:
@@ -130,7 +142,8 @@ class AppliedPoller:
                 if not self._closing.is_set():
                     self._tell_unaskable(error)
             with self._lock:
-                if not self._waiting and self._fresh is None and not self._closing.is_set():
+                idle = not (self._waiting or self._fresh or self._unchecked)
+                if idle and not self._closing.is_set():
                     self._something.clear()
                     misses = 0
                     continue
@@ -141,7 +154,7 @@ class AppliedPoller:
             fresh, self._fresh = self._fresh, None
             if fresh is not None:
                 self._waiting.append(fresh)
-        if not any(checkpoint.tables or checkpoint.targets for checkpoint in self._waiting):
+        if not self._unchecked and not any(each.tables or each.targets for each in self._waiting):
             self._release({})  # blocks without rows wait for nobody
             return
         if self._is_replaced:
@@ -186,32 +199,28 @@ class AppliedPoller:
 
     def _look_for_replaced(self, states: dict[str, TableState]) -> bool:
         """Whether a table lost answered rows, or looks so: then nothing may be released by these states."""
-        now, directories = time.monotonic(), self._directories
+        now = time.monotonic()
         if now >= self._directories_due:
             self._directories_due = now + DIRECTORIES_S
-            directories = dict(self._select(_DIRECTORIES, _Directories).dataset)
-        for table in sorted(self._tables()):
-            if reason := self._why_replaced(table, states.get(table), directories.get(table)):
+            self._directories = dict(self._select(_DIRECTORIES, _Directories).dataset)
+        known = dict(self.known)
+        for table in sorted(self._tables() | self._unchecked):
+            before, state = known.get(table), states.get(table)
+            if state is not None:
+                directory = self._directories.get(table) or (before.directory if before else "")
+                known[table] = Known(directory, state.sequencer)
+            if reason := why_lost(before, None if state is None else known[table]):
                 self._suspected_at = self._suspected_at or now
+                self._directories_due = 0.0
                 if now - self._suspected_at >= REPLACED_S:
                     self._is_replaced = True
                     self._log("sink.table_replaced", table=table, reason=reason)
                     self._replaced(table, reason)
                 return True
         self._suspected_at = None
+        self._unchecked.clear()
+        self.known = known
         return False
-
-    def _why_replaced(self, table: str, state: TableState | None, directory: str | None) -> str:
-        """Empty, and the state noted, while it is the table it was."""
-        if state is None:
-            return "the table is gone"
-        seen = self._sequencers.get(table, 0)
-        if state.sequencer < seen:
-            return f"the server knows {state.sequencer} transactions of it, and had {seen}"
-        if directory and directory != self._directories.setdefault(table, directory):
-            return "the table was dropped and another one created"
-        self._sequencers[table] = state.sequencer
-        return ""
 
     def _merge(self) -> None:
         while len(self._waiting) > CHECKPOINTS_MAX:

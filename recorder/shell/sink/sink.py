@@ -6,13 +6,14 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 from recorder.core.batch import Batch, Output, Rows
 from recorder.core.encode import Dictionary, Sealed, warm
 from recorder.core.encode_client import describe_row, feed_of, values_of
+from recorder.shell.sink.acknowledged import Known
 from recorder.shell.sink.applied import AppliedPoller
 from recorder.shell.sink.http_client import parse_conf, parse_url
 from recorder.shell.sink.sender import Closing, Health, Job, Log, Refused, TableSender
@@ -56,6 +57,7 @@ class Sink:
     on_replaced   called once with a table that lost answered rows, and how that was seen (from the poller's thread):
                   nothing is released any more; send what was not, by another sink
     apply_schema  called once when a table or column is missing, before the rows are sent again
+    known         tables as an earlier run's ``known`` said: one that lost rows since then is replaced as well
     Raises ConfigError for an address that cannot be used. No method but ``drain`` and ``close`` waits.
     """
 
@@ -71,6 +73,7 @@ class Sink:
         on_suspended: Callable[[str, str | None], object] | None = None,
         on_replaced: Callable[[str, str], object] | None = None,
         apply_schema: Callable[[], object] | None = None,
+        known: Mapping[str, Known] | None = None,
         uniform: Callable[[], float] = random.random,
     ) -> None:
         self._address = parse_conf(questdb.ilp, questdb.user, questdb.password)
@@ -92,11 +95,15 @@ class Sink:
         self._closed = False
         if questdb.encoder == "numba":
             warm()
-        self._poller = AppliedPoller(sql_address, self._applied, log, on_suspended or _ignore, on_replaced or _ignore)
+        own = {table.name for table in self._tables.values()}
+        self._poller = AppliedPoller(
+            sql_address, self._applied, log, on_suspended or _ignore, on_replaced or _ignore,
+            {name: table for name, table in (known or {}).items() if name in own},
+        )  # fmt: skip
 
     def room(self) -> bool:
         """Whether one more block may be submitted."""
-        return not self.held and len(self._blocks) < self.blocks_in_flight_max
+        return not self.held and self._poller.compared and len(self._blocks) < self.blocks_in_flight_max
 
     def submit(self, sealed: Sealed) -> None:
         """Take a block; its rows are sent in the background. Positions must not decrease."""
@@ -156,6 +163,11 @@ class Sink:
     def suspended(self) -> dict[str, str]:
         """Suspended tables with the server's words."""
         return self._poller.suspensions.reasons
+
+    @property
+    def known(self) -> dict[str, Known]:
+        """Tables as the server said they are when rows were last looked for."""
+        return self._poller.known
 
     @property
     def rows_by_table(self) -> dict[str, int]:
