@@ -59,7 +59,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
         started = config.questdb.embedded and Database.from_config(config).start()
         try:
             with connect(config) as client:
-                _require(client, config, chosen)
+                chosen = _require(client, config, chosen)
                 drop_tables(client, prefix)
                 try:
                     return _compare(args, config, client, chosen, fold(config, chosen))
@@ -93,9 +93,14 @@ def _chosen(args: argparse.Namespace) -> Chosen:
     return Chosen(table, start, stop, args.feed, args.symbol)
 
 
-def _require(client: SqlClient, config: Config, chosen: Chosen) -> None:
-    """What is compared must be there, also what an interrupted swap has put aside. Raises DatabaseError."""
+def _require(client: SqlClient, config: Config, chosen: Chosen) -> Chosen:
+    """What can be compared. The table must be there, also what an interrupted swap has put aside.
+
+    Raises DatabaseError.
+    """
+    from recorder.shell.database.shadow import partition_start
     from recorder.shell.database.swap import put_back
+    from recorder.shell.log import iso_ns
     from recorder.values.tables import prefixed
 
     stored = prefixed(config.questdb.prefix)[chosen.table.name]
@@ -107,6 +112,12 @@ def _require(client: SqlClient, config: Config, chosen: Chosen) -> None:
         )
     if rows := put_back(client, stored):
         print(f"{rows:,} rows that an interrupted --remove had put aside are back in {stored.name}", file=sys.stderr)
+    limited = client.value(f"SELECT ttlValue FROM tables() WHERE table_name = '{stored.name}'")
+    oldest = client.value(f"SELECT ts_event::long FROM {stored.name} LIMIT 1") if limited else None
+    if oldest is None or (start := partition_start(stored, int(oldest))) <= chosen.start:
+        return chosen
+    print(f"{stored.name} has a TTL and begins at {iso_ns(start)}: nothing older is compared", file=sys.stderr)
+    return dataclasses.replace(chosen, start=start, stop=max(chosen.stop, start))
 
 
 def _compare(args: argparse.Namespace, config: Config, client: SqlClient, chosen: Chosen, folded: Folded) -> int:
@@ -243,9 +254,9 @@ def _print_plan(name: str, found: Differences, removing: bool) -> None:
     print(f"--swap sends rebuilt rows to {name}: {replaced:,} replace stored ones, {added:,} are added")
     if removing:
         print(
-            f"--remove takes out {extra:,} rows, which the journal does not give: {len(found.remove):,} partitions of "
-            f"{name}\nare copied without them, dropped and put back, and the views over it are made anew; no recorder "
-            "may start meanwhile"
+            f"--remove takes out {extra:,} rows, which the journal does not give. Partitions of {name} to be copied "
+            f"without\nthem, dropped and put back: {len(found.remove):,}. Views over it are made anew; no recorder may "
+            "start meanwhile"
         )
     elif extra:
         print(f"{extra:,} rows that are only stored stay: --remove takes them out")
