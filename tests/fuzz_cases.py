@@ -190,6 +190,33 @@ def bitstamp() -> Case:
     return Case(FeedSpec(name="bitstamp", provider="bitstamp"), templates, good, "ZRX-EUR")
 
 
+def okx() -> Case:
+    def frame(channel: str, name: str, *data: object) -> dict[str, object]:
+        return {"arg": {"channel": channel, "instId": name}, "data": data}
+
+    trade = {
+        "instId": "BTC-USDT", "tradeId": "130639474", "px": "42219.9", "sz": "0.12060306", "side": "buy",
+        "source": "0", "ts": "1630048897897",
+    }  # fmt: skip
+    best = {
+        "asks": [["8476.98", "415", "0", "13"]], "bids": [["8476.97", "256", "0", "12"]], "ts": "1597026383085",
+        "seqId": 123456,
+    }  # fmt: skip
+    candle = ["1597026383085", "8533.02", "8553.74", "8527.17", "8548.26", "45247", "529.58", "5529.58", "1"]
+
+    def good(number: int) -> bytes:
+        item = {**trade, "instId": "ZRX-EUR", "tradeId": str(number), "ts": str(START * 1000 + number)}
+        return objects(frame("trades-all", "ZRX-EUR", item))[0]
+
+    templates = objects(
+        frame("trades-all", "BTC-USDT", trade),
+        frame("bbo-tbt", "BTC-USDT", best),
+        frame("candle1m", "BTC-USDT", candle),
+        {"id": "1512", "event": "subscribe", "arg": {"channel": "trades", "instId": "BTC-USDT"}, "connId": "a4d3ae55"},
+    )
+    return Case(FeedSpec(name="okx", provider="okx"), (*templates, b"pong"), good, "ZRX-EUR")
+
+
 ALPACA: tuple[dict[str, object], ...] = (
     {"T": "t", "S": "AAPL", "i": 96921, "x": "D", "p": 126.55, "s": 1, "t": 0, "c": ["@", "I"], "z": "C"},
     {"T": "q", "S": "AMD", "bx": "U", "bp": 87.6, "bs": 1, "ax": "Q", "ap": 88, "as": 4, "t": 0, "c": ["R"], "z": "C"},
@@ -230,6 +257,7 @@ CASES = (
     coinbase_advanced(),
     kraken(),
     bitstamp(),
+    okx(),
     alpaca("json"),
     alpaca("msgpack"),
 )

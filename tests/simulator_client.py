@@ -74,6 +74,10 @@ def binance_trades(message: Any) -> list[Any]:
     return [data] if data.get("e") == "trade" else []
 
 
+def okx_trades(message: Any) -> list[Any]:
+    return message["data"] if message.get("arg", {}).get("channel") == "trades" and "data" in message else []
+
+
 def kraken_trades(message: Any) -> list[Any]:
     return message["data"] if message.get("channel") == "trade" else []
 

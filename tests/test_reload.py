@@ -25,6 +25,7 @@ KEYS = {"APCA_API_KEY_ID": "PK", "APCA_API_SECRET_KEY": "secret"}
 PROVIDERS = {
     "binance": ("binance", {}, ("BTC-USDT", "ETH-USDT", "SOL-USDT")),
     "kraken": ("kraken", {}, ("BTC-USD", "ETH-USD", "SOL-USD")),
+    "okx": ("okx", {}, ("BTC-USDT", "ETH-USDT", "SOL-USDT-PERP")),
     "coinbase": ("coinbase", {"api": "exchange"}, ("BTC-USD", "ETH-USD", "SOL-USD")),
     "coinbase-advanced": ("coinbase", {"api": "advanced"}, ("BTC-USD", "ETH-USD", "SOL-USD")),
     "bitstamp": ("bitstamp", {}, ("BTC-USD", "ETH-USD", "SOL-USD")),
@@ -46,7 +47,8 @@ def test_a_symbol_dropped_and_one_added_leave_the_third_without_a_gap(journal: J
         told = Told()
         async with Simulator([key], symbols=[stays, goes, comes], rate=600) as place:
             spec = FeedSpec(
-                name="f", provider=provider, symbols=(stays, goes), options=options, url=place.url(key)
+                name="f", provider=provider, symbols=(stays, goes), options=options, url=place.url(key),
+                channels=("trades",) if key == "okx" else ("trades", "quotes"),  # it serves them on two paths
             )  # fmt: skip
             feed: Any = feed_of(spec, KEYS)
             async with connected(feed, journal, told) as c:

@@ -29,6 +29,7 @@ from simulator_client import (
     coinbase_trades,
     collect,
     kraken_trades,
+    okx_trades,
     run,
 )
 
@@ -131,6 +132,10 @@ TALKS: dict[str, tuple[list[Any], Callable[[Any], list[Any]], tuple[str, str, st
         [{"event": "bts:subscribe", "data": {"channel": f"live_trades_{pair}"}} for pair in ("btcusd", "solusd")],
         bitstamp_trades, ("channel", "id", "amount_str"),
         {"live_trades_btcusd": "BTC-USD", "live_trades_solusd": "SOL-USD"},
+    ),
+    "okx": (
+        [{"op": "subscribe", "args": [{"channel": "trades", "instId": n} for n in ("BTC-USDT", "SOL-USDT")]}],
+        okx_trades, ("instId", "tradeId", "sz"), {"BTC-USDT": "BTC-USDT", "SOL-USDT": "SOL-USDT"},
     ),
     "alpaca": (ALPACA_SUBSCRIBE, alpaca_trades, ("S", "i", "s"), {"AAPL": "AAPL", "SPY": "SPY"}),
 }  # fmt: skip

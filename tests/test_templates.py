@@ -143,6 +143,21 @@ def kraken(i: int) -> bytes:
     return f'{{"channel":"trade","type":"{kind}","data":[{trades}]}}'.encode()
 
 
+def okx(i: int) -> bytes:
+    name, ts = ("BTC-USDT", "ETH-USDT-SWAP")[i % 2], START * 1000 + i
+    if i % 3 == 0:
+        ask = f'["847{i % 10}.98","415","0","13"]' if i % 40 != 9 else ""
+        return (
+            f'{{"arg":{{"channel":"bbo-tbt","instId":"{name}"}},"data":[{{"asks":[{ask}],"bids":[["8470.97","256","0",'
+            f'"12"]],"ts":"{ts}","seqId":{i}}}]}}'
+        ).encode()
+    rest = f'"source":"0","ts":"{ts}"' if i % 4 else f'"ts":"{ts}"'
+    return (
+        f'{{"arg":{{"channel":"trades-all","instId":"{name}"}},"data":[{{"instId":"{name}","tradeId":"{i + i // 50}",'
+        f'"px":"42219.{i % 10}","sz":"0.12060306","side":"{("buy", "sell")[i % 5 == 0]}",{rest}}}]}}'
+    ).encode()
+
+
 def shares(i: int, time: Callable[[int], Any]) -> list[dict[str, Any]]:
     """Trades and quotes of two shares, one of which is halted for a while, bars and a connection's greeting."""
     symbol, t = ("AAPL", "BRK.B")[i % 2], time(i)
@@ -203,6 +218,7 @@ CASES = {
     "coinbase-exchange": Case("coinbase", {}, coinbase_exchange, 0.96),
     "coinbase-advanced": Case("coinbase", {"api": "advanced"}, coinbase_advanced, 0.92),
     "kraken": Case("kraken", {}, kraken, 0.97),
+    "okx": Case("okx", {}, okx, 0.97),
     "alpaca-json": Case("alpaca", {"format": "json"}, as_json(shares), 0.45),
     "alpaca-msgpack": Case("alpaca", {"format": "msgpack"}, as_packed(shares), 0.45, BINARY),
     "alpaca-crypto-json": Case("alpaca", {"feed": "crypto", "format": "json"}, as_json(coins), 0.98),

@@ -14,6 +14,7 @@ _CLASSES = {  # provider, which is the name of its module, → class
     "bitstamp": "Bitstamp",
     "coinbase": "Coinbase",
     "kraken": "Kraken",
+    "okx": "Okx",
 }
 
 

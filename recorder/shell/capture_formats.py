@@ -45,6 +45,8 @@ _HOSTS: dict[str, tuple[str, dict[str, str]]] = {
     "api.kraken.com": ("kraken", {}),
     "ws.bitstamp.net": ("bitstamp", {}),
     "www.bitstamp.net": ("bitstamp", {}),
+    "ws.okx.com": ("okx", {"trades": "aggregated"}),  # single trades are served by the same host under a path
+    "ws.okx.com/ws/v5/business": ("okx", {}),
 }
 _PREFIXES = {"spot_": "spot", "usdm_": "usdm", "cm_": "coinm"}  # of hftbacktest file names
 _PLAIN = {("binance", "market"): "spot", ("coinbase", "api"): "exchange"}  # option values that a name leaves out

@@ -130,6 +130,31 @@ class Reader:
         raise FrameError(f"a message without {self._tag!r} that is no known answer either")
 
 
+class Patient:
+    """A decoder that is strict until its first unknown field has been counted, and forgives them from then on.
+
+    type_    a struct, or a list of one; ``what`` names it among the unknown
+    Calling it raises what msgspec raises for what does not fit.
+    """
+
+    def __init__(self, type_: Any, what: str, unknown: Callable[[str], None]) -> None:
+        self._read: Callable[[Any], Any] = msgspec.json.Decoder(type_, strict=False).decode
+        self._lenient: Callable[[Any], Any] = msgspec.json.Decoder(lenient(type_), strict=False).decode
+        self._what, self._unknown = what, unknown
+
+    def __call__(self, raw: Any) -> Any:
+        try:
+            return self._read(raw)
+        except msgspec.ValidationError as error:
+            found = _UNKNOWN_FIELD.search(str(error))
+            if not found:
+                raise
+            path = _INDEX.sub("", found[2] or "")
+            self._unknown(f"field {self._what}{path}.{found[1]}")
+            self._read = self._lenient
+            return self._lenient(raw)
+
+
 def text_of(raw: Any) -> str | None:
     """The text in a raw JSON value; None if it is absent or no text that can be read."""
     if raw is None:

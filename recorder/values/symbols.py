@@ -43,6 +43,10 @@ _COIN_PERPETUAL = "USD_PERP"  # COIN-M contracts are all quoted in US dollars
 # ISO-like codes that Kraken's older interfaces (and some captures) use for what everybody else calls otherwise.
 _ASSET_ALIASES = {"XBT": "BTC", "XDG": "DOGE"}
 
+# OKX: BTC-USDT, BTC-USDT-SWAP, BTC-USD-220527, BTC-USD-231229-35000-C.
+_OKX_NAME = re.compile(r"[A-Z0-9._]+(?:-[A-Z0-9._]+){1,4}")
+_OKX_SWAP = "-SWAP"
+
 # Letters of any script: Binance lists names such as 币安人生USDT.
 _TICKER = re.compile(r"[\w.*/+^#-]+")
 
@@ -111,6 +115,19 @@ def binance_name(symbol: str, market: BinanceMarket) -> str:
     if market == "coinm" and "_" not in joined and joined.endswith("USD"):
         return f"{joined}_PERP"
     return joined
+
+
+def okx_canonical(name: str) -> str:
+    """OKX's name → canonical symbol: ``BTC-USDT-SWAP`` → ``BTC-USDT-PERP``; pairs, dated futures and options as is."""
+    return name.removesuffix(_OKX_SWAP) + PERPETUAL if name.endswith(_OKX_SWAP) else name
+
+
+def okx_name(symbol: str) -> str:
+    """Canonical symbol, or OKX's own name in any case → OKX's name. Raises SymbolError for what is neither."""
+    name = symbol.strip().upper().replace("/", "-")
+    if not _OKX_NAME.fullmatch(name) or len(name) > SYMBOL_CHARS_MAX:
+        raise SymbolError(f"{symbol[:SYMBOL_CHARS_MAX]!r} is no instrument of OKX; write for example BTC-USDT")
+    return name.removesuffix(PERPETUAL) + _OKX_SWAP if name.endswith(PERPETUAL) else name
 
 
 def _split_quote(name: str) -> str | None:

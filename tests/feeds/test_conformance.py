@@ -26,7 +26,9 @@ ANYTHING = (
     b'{"event":"subscriptionStatus","subscription":5,"pair":{}}', b'{"result":null,"id":1}', b'{"id":[],"error":5}',
     b'[{"T":"error"}]', b'[{"T":"error","code":"x","msg":5}]', b'[{"T":"success"}]',
     b'[{"T":"subscription","trades":5}]',
-    b'{"stream":5,"data":5}', b'{"e":"trade"}', b"[" * 5000, b'{"a":' * 5000, b"\xef\xbb\xbf{}",
+    b'{"stream":5,"data":5}', b'{"arg":5,"data":[]}', b'{"arg":{"channel":"trades"},"data":[[]]}', b"pong",
+    b'{"event":"error","code":5,"msg":[]}', b'{"event":"subscribe","arg":5}', b'{"event":"subscribe","arg":{}}',
+    b'{"e":"trade"}', b"[" * 5000, b'{"a":' * 5000, b"\xef\xbb\xbf{}",
 )  # fmt: skip
 
 

@@ -55,6 +55,21 @@ CASES: dict[tuple[str, str], tuple[bytes, ...]] = {
         b'"asks":[]},"channel":"diff_order_book_kncusd","event":"data"}',
         b'{"event":"bts:subscription_succeeded","channel":"live_trades_xlmeur","data":{}}',
     ),
+    ("okx", "all"): (
+        b'{"arg":{"channel":"trades-all","instId":"BTC-USDT"},"data":[{"instId":"BTC-USDT","tradeId":"130639474",'
+        b'"px":"42219.9","sz":"0.12060306","side":"buy","source":"0","ts":"1630048897897"}]}',
+        b'{"arg":{"channel":"bbo-tbt","instId":"BTC-USDT"},"data":[{"asks":[["8476.98","415","0","13"]],"bids":'
+        b'[["8476.97","256","0","12"]],"ts":"1597026383085","seqId":123456}]}',
+        b'{"arg":{"channel":"candle1m","instId":"BTC-USDT"},"data":[["1597026383085","8533.02","8553.74","8527.17",'
+        b'"8548.26","45247","529.5858061","5529.5858061","1"]]}',
+        b'{"arg":{"channel":"tickers","instId":"BTC-USDT"},"data":[{"instType":"SPOT","instId":"BTC-USDT",'
+        b'"last":"9999.99","askPx":"9999.99","askSz":"11","bidPx":"","bidSz":"","ts":"1597026383085"}]}',
+        b'{"id":"1512","event":"subscribe","arg":{"channel":"trades","instId":"BTC-USDT"},"connId":"a4d3ae55"}',
+    ),
+    ("okx", "aggregated"): (
+        b'{"arg":{"channel":"trades","instId":"BTC-USDT"},"data":[{"instId":"BTC-USDT","tradeId":"130639474",'
+        b'"px":"42219.9","sz":"0.12060306","side":"buy","ts":"1630048897897","count":"3","source":"0","seqId":1234}]}',
+    ),
     ("kraken", "v1"): (
         b'[993,[["354.04000000","0.28245396","1618678150.826417","s","m",""],'
         b'["353.81000000","1.71754604","1618678150.827816","b","m",""]],"trade","XMR/USD"]',
@@ -64,12 +79,17 @@ CASES: dict[tuple[str, str], tuple[bytes, ...]] = {
 }
 
 
+def option_of(provider: str, api: str) -> dict[str, str]:
+    """The option that tells a provider's streams apart."""
+    return {{"okx": "trades"}.get(provider, "api"): api}
+
+
 @pytest.mark.parametrize(("provider", "api"), CASES)
 def test_damaged_frames_are_refused_or_read_and_the_next_good_one_is_stored_unchanged(provider: str, api: str) -> None:
     frames = CASES[provider, api]
-    good, alone = frames[0], Recorded(provider, (), api=api)
+    good, alone = frames[0], Recorded(provider, (), **option_of(provider, api))
     expected = alone.decode(good, RECV + 1).rows("trades")
-    feed = Recorded(provider, (), api=api)
+    feed = Recorded(provider, (), **option_of(provider, api))
     found = []
     for damaged in mutations(frames, DAMAGED, seed=20260801):
         before = feed.out.counts()
@@ -87,7 +107,7 @@ def test_damaged_frames_are_refused_or_read_and_the_next_good_one_is_stored_unch
 
 @pytest.mark.parametrize(("provider", "api"), CASES)
 def test_rows_from_damaged_frames_hold_only_values_that_can_be(provider: str, api: str) -> None:
-    feed = Recorded(provider, (), api=api)
+    feed = Recorded(provider, (), **option_of(provider, api))
     for damaged in mutations(CASES[provider, api], DAMAGED, seed=7):
         try:
             feed.decode(damaged, RECV)

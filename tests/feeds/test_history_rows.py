@@ -55,6 +55,12 @@ PAIRED: dict[str, tuple[bytes, bytes]] = {
         b'{"error":[],"result":{"XXBTZUSD":[["0.51170","40.00000000",1695628177.7087069,"s","m","",4665906]],'
         b'"last":"1695628177708706912"}}',
     ),
+    "okx": (
+        b'{"arg":{"channel":"trades-all","instId":"BTC-USDT-SWAP"},"data":[{"instId":"BTC-USDT-SWAP",'
+        b'"tradeId":"734864333","px":"102537.9","sz":"0.00013669","side":"sell","source":"0","ts":"1747087163557"}]}',
+        b'{"code":"0","msg":"","data":[{"instId":"BTC-USDT-SWAP","side":"sell","sz":"0.00013669","px":"102537.9",'
+        b'"tradeId":"734864333","ts":"1747087163557"}]}',
+    ),
     "alpaca-stocks": (
         b'[{"T":"t","S":"AAPL","i":96921,"x":"D","p":126.55,"s":1,"t":"2021-02-22T15:51:44.20800001Z","c":["@","I"],'
         b'"z":"C"}]',
@@ -99,6 +105,11 @@ def test_recorded_answers_of_providers_are_read(shared_data: Path) -> None:
     first = {"ts_event": 1762795433_971744_000, "trade_id": 10218208, "price": 105433.6, "size": 0.00027625}
     assert first.items() <= rows[0].items()
     assert rows[0]["side"] == "buy"
+    rows, _ = decoded("okx", (shared_data / "nautilus/okx/http_get_trades.json").read_bytes(), "BTC-USDT")
+    assert [(r["trade_id"], r["side"], r["price"], r["size"], r["ts_event"]) for r in rows] == [
+        (734864333, "sell", 102537.9, 0.00013669, 1747087163557_000_000),
+        (734864332, "buy", 102537.9, 0.0000125, 1747087161666_000_000),
+    ]
     lines = (shared_data / "alpaca/alpaca_trade_api_go_rest_fixtures.jsonl").read_text().splitlines()
     page = next(json.loads(line)["response"] for line in lines if '"TestGetTrades"' in line)
     rows, _ = decoded("alpaca-stocks", json.dumps(page).encode())
@@ -184,6 +195,8 @@ PAGES = (
     b'{"error":["EGeneral:Too many requests"]}',
     b'{"trades":{"AAPL":[{"t":"2026-01-01T00:00:00Z","p":1.5,"s":2,"i":7,"x":"V","c":["@"],"z":"C"}]},'
     b'"next_page_token":null}',
+    b'{"code":"0","msg":"","data":[{"instId":"BTC-USDT","side":"buy","sz":"2","px":"1.5","tradeId":"7","ts":'
+    b'"1767225600000"}]}', b'{"code":"51001","msg":"Instrument ID does not exist","data":[]}',
     b'{"trades":{"AAPL":null},"next_page_token":"x"}', b'{"trades":null,"next_page_token":null}',
     b'{"message":"NotFound"}', b'{"code":-1121,"msg":"Invalid symbol."}', *ANYTHING,
 )  # fmt: skip

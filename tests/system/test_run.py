@@ -26,6 +26,7 @@ SYMBOLS = {
     "binance": ["BTC-USDT", "ETH-USDT"],
     "binance-usdm": ["BTC-USDT-PERP", "ETH-USDT-PERP"],
     "kraken": ["BTC-USD", "ETH-USD"],
+    "okx": ["BTC-USDT", "ETH-USDT-PERP"],
     "alpaca": ["AAPL", "SPY"],
 }
 OPTIONS = {
@@ -34,6 +35,7 @@ OPTIONS = {
     "binance": {"provider": "binance"},
     "binance-usdm": {"provider": "binance", "market": "usdm"},
     "kraken": {"provider": "kraken"},
+    "okx": {"provider": "okx"},
     "alpaca": {"provider": "alpaca", "feed": "iex"},
 }
 KEY, SECRET = "PKTESTONLY0123456789", "s3cr3tOfTheTests/0123456789abcdef"
@@ -104,12 +106,12 @@ def start(tmp_path: Path, free_port: Callable[[], int], questdb: QuestDB) -> Ite
         recorder.kill()
 
 
-def test_every_row_of_four_providers_is_stored_exactly_once_and_no_secret_is_kept(
+def test_every_row_of_every_provider_is_stored_exactly_once_and_no_secret_is_kept(
     start: Callable[..., Recorder], questdb: QuestDB, tmp_path: Path
 ) -> None:
     with (
         exchange("coinbase", "binance", "kraken", "alpaca") as first,
-        exchange("coinbase-advanced", "binance-usdm", "alpaca", seed=2) as second,
+        exchange("coinbase-advanced", "binance-usdm", "alpaca", "okx", seed=2) as second,
     ):
         where = {f"all-{name}": (first, name) for name in first.providers}
         where |= {f"all-{name}-2": (second, name) for name in second.providers}

@@ -26,6 +26,7 @@ LIMITS: Mapping[str, tuple[int, int]] = {
     "binance-coinm": (2400, 60),
     "kraken": (15, 15),
     "bitstamp": (400, 1),
+    "okx": (20, 2),
     "alpaca": (200, 60),
 }
 SECOND_NS = 1_000_000_000

@@ -60,7 +60,7 @@ class Venue:
     now       Unix time in ns
     """
 
-    key: str  # "coinbase", "coinbase-advanced", "binance", "binance-usdm", "kraken", "bitstamp", "deribit", "alpaca"
+    key: str  # of venues.CONVERSATIONS: "coinbase", "coinbase-advanced", "binance", "kraken", "okx" …
     symbols: tuple[str, ...]  # canonical
     names: tuple[str, ...]
     size_digits: int

@@ -11,10 +11,11 @@ from recorder.shell.simulator.binance import Binance
 from recorder.shell.simulator.bitstamp import Bitstamp, transactions
 from recorder.shell.simulator.coinbase import Advanced, Exchange
 from recorder.shell.simulator.kraken import Kraken
+from recorder.shell.simulator.okx import Okx, okx_page
 from recorder.shell.simulator.rest import Answer, Rest
 from recorder.shell.simulator.venue import Conversation, Venue
 from recorder.values.feed import FeedSpec
-from recorder.values.symbols import binance_name, pair_with
+from recorder.values.symbols import binance_name, okx_name, pair_with
 
 CONVERSATIONS: dict[str, type[Conversation]] = {
     "coinbase": Exchange,
@@ -24,9 +25,11 @@ CONVERSATIONS: dict[str, type[Conversation]] = {
     "binance-coinm": Binance,
     "kraken": Kraken,
     "bitstamp": Bitstamp,
+    "okx": Okx,
     "alpaca": Alpaca,
 }
 _COINS = ("BTC", "ETH", "SOL", "XRP", "DOGE", "ADA", "LTC", "LINK", "AVAX", "DOT")
+_ENDINGS = {"binance": "-USDT", "binance-usdm": "-USDT-PERP", "binance-coinm": "-USD-PERP", "okx": "-USDT"}
 _STOCKS = ("SPY", "NVDA", "TSLA", "AAPL", "AMD", "MSFT", "AMZN", "QQQ", "META", "GOOGL")
 
 
@@ -44,8 +47,7 @@ def default_symbols(key: str) -> tuple[str, ...]:
     """Ten canonical symbols that the provider really has."""
     if key == "alpaca":
         return _STOCKS
-    ending = {"binance": "-USDT", "binance-usdm": "-USDT-PERP", "binance-coinm": "-USD-PERP"}.get(key, "-USD")
-    return tuple(coin + ending for coin in _COINS)
+    return tuple(coin + _ENDINGS.get(key, "-USD") for coin in _COINS)
 
 
 def _spelled(key: str, symbol: str) -> str:
@@ -54,6 +56,8 @@ def _spelled(key: str, symbol: str) -> str:
         return binance_name(symbol, "usdm" if market == "usdm" else "coinm" if market == "coinm" else "spot")
     if key == "bitstamp":
         return pair_with("", symbol).lower()
+    if key == "okx":
+        return okx_name(symbol)
     if key == "kraken" or (key == "alpaca" and "-" in symbol):
         return pair_with("/", symbol)
     return symbol.replace(" ", "") if key == "alpaca" else symbol
@@ -85,6 +89,8 @@ def make_rest(venue: Venue) -> Rest:
         return Rest(venue, pages.binance, busy, pages.binance_weight, "X-MBX-USED-WEIGHT-1M")
     if venue.key == "kraken":
         return Rest(venue, pages.kraken, Answer(200, {"error": ["EGeneral:Too many requests"]}))
+    if venue.key == "okx":
+        return Rest(venue, okx_page, Answer(429, {"code": "50011", "msg": "Too Many Requests", "data": []}))
     if venue.key == "alpaca":
         return Rest(venue, alpaca, Answer(429, {"message": "too many requests."}))
     if venue.key == "bitstamp":

@@ -1,0 +1,317 @@
+"""Messages of OKX's public WebSocket, version 5, and what becomes of them.
+
+https://www.okx.com/docs-v5/en/#order-book-trading-market-data-ws-all-trades-channel , …-ws-trades-channel ,
+…-ws-order-book-channel , …-ws-tickers-channel , …-ws-candlesticks-channel
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from recorder.core.batch import Scope
+from recorder.core.templates import Message, Row, Templates
+from recorder.values.errors import FrameError, SymbolError
+from recorder.values.messages import (
+    INF,
+    NAN,
+    NO_TEXT,
+    TS_AHEAD_MAX,
+    TS_EVENT_MIN,
+    UNREADABLE,
+    Id,
+    Patient,
+    Unread,
+    element_reader,
+    fields_of,
+    fitting,
+    misfit,
+    quoted,
+)
+from recorder.values.schema import LONG_NULL, TEXT_NULL
+from recorder.values.symbols import okx_canonical, okx_name
+from recorder.values.tables import BUY, GAP_SEQUENCE, QUOTES, SELL, TRADES
+
+MILLISECOND = 1_000_000
+# Days as OKX writes them begin at midnight in Hong Kong; those with "utc" do not.
+TIMEFRAMES = {
+    "1m": "candle1m", "3m": "candle3m", "5m": "candle5m", "15m": "candle15m", "30m": "candle30m", "1h": "candle1H",
+    "2h": "candle2H", "4h": "candle4H", "1d": "candle1Dutc",
+}  # fmt: skip
+PONG, DATA = b"pong", b'{"arg":'
+EVENTS = frozenset(
+    {"subscribe", "unsubscribe", "error", "notice", "login", "channel-conn-count", "channel-conn-count-error"}
+)
+KNOWN = frozenset({"books", "books5", "books-l2-tbt", "books50-l2-tbt", "opt-summary"})  # not recorded
+
+
+class Arg(Struct, gc=False, forbid_unknown_fields=True):
+    """{"channel":"trades","instId":"BTC-USDT"}; some channels are asked for by family or type."""
+
+    channel: str
+    instId: str = ""
+    instType: Unread = NO_TEXT
+    instFamily: Unread = NO_TEXT
+
+
+class Frame(Struct, forbid_unknown_fields=True):
+    """What every message with data is wrapped in. Books say with ``action`` whether it is a snapshot or an update."""
+
+    arg: Arg
+    data: msgspec.Raw
+    action: Unread = NO_TEXT
+
+
+class Trade(Struct, gc=False, forbid_unknown_fields=True):
+    """trades: all fills of one taker's order at one price, ``count`` of them, ``tradeId`` being the last one's.
+    trades-all: one fill, without count.
+
+    {"instId":"BTC-USDT","tradeId":"130639474","px":"42219.9","sz":"0.12060306","side":"buy","ts":"1630048897897",
+    "count":"3","source":"0","seqId":1234}
+    """
+
+    instId: str
+    tradeId: Id
+    px: float
+    sz: float  # contracts on derivatives
+    side: Literal["buy", "sell"]  # of the taker
+    ts: Id  # ms
+    count: Id = 1
+    source: Unread = NO_TEXT  # 1: an order of the enhanced liquidity program
+    seqId: Unread = NO_TEXT  # may repeat
+
+
+class Level(Struct, array_like=True, gc=False):
+    """["8476.98","415","0","13"]: price, size, a field that is always 0, number of orders."""
+
+    px: float
+    sz: float
+
+
+class Best(Struct, gc=False, forbid_unknown_fields=True):
+    """bbo-tbt. {"asks":[["8476.98","415","0","13"]],"bids":[["8476.97","256","0","12"]],"ts":"1597026383085",
+    "seqId":123456}"""
+
+    asks: list[Level]
+    bids: list[Level]
+    ts: Id  # ms
+    seqId: Id | None = None  # not sent before 2023
+    prevSeqId: Unread = NO_TEXT  # of books; whether it comes here is unverified
+    checksum: Unread = NO_TEXT  # always 0 since 2026: not checked
+
+
+class Ticker(Struct, gc=False, forbid_unknown_fields=True):
+    """{"instType":"SPOT","instId":"BTC-USDT","last":"30236","lastSz":"0.0002","askPx":"30228.7","askSz":"1.55896972",
+    "bidPx":"30228.6","bidSz":"0.23393","open24h":"29700.4","high24h":"31073","low24h":"28020.3","sodUtc0":"29028.8",
+    "sodUtc8":"30337.7","volCcy24h":"525802090.62716611","vol24h":"17602.13085371","ts":"1652459224956"}"""
+
+    instId: str
+    askPx: str  # "" on a side without orders
+    askSz: str
+    bidPx: str
+    bidSz: str
+    ts: Id  # ms
+    instType: Unread = NO_TEXT
+    last: Unread = NO_TEXT
+    lastSz: Unread = NO_TEXT
+    open24h: Unread = NO_TEXT
+    high24h: Unread = NO_TEXT
+    low24h: Unread = NO_TEXT
+    sodUtc0: Unread = NO_TEXT
+    sodUtc8: Unread = NO_TEXT
+    volCcy24h: Unread = NO_TEXT
+    vol24h: Unread = NO_TEXT
+
+
+class Candle(Struct, array_like=True, gc=False):
+    """["1597026383085","8533.02","8553.74","8527.17","8548.26","45247","529.5858061","5529.5858061","1"]"""
+
+    ts: Id  # ms, its start
+    o: float
+    h: float
+    low: float
+    c: float
+    vol: float  # in the unit of ``sz``
+    volCcy: Unread
+    volCcyQuote: Unread
+    confirm: Literal["0", "1"]  # 1: it is closed
+
+
+_SINGLE = '{"instId":"<series>","tradeId":"<trade_id>","px":"<price>","sz":"<size>","side":"<side:buy=buy,sell=sell>",'
+TEMPLATES = Templates(
+    (
+        Message(
+            '{"arg":{"channel":"trades-all","instId":"<text>"},"data":[<row>]}',
+            Row(TRADES, _SINGLE + '"ts":"<ts_event:ms>"}'),  # as captured
+            Row(TRADES, _SINGLE + '"source":"<text>","ts":"<ts_event:ms>"}'),  # as documented
+        ),
+        Message(
+            "<row>",
+            Row(
+                QUOTES,
+                '{"arg":{"channel":"bbo-tbt","instId":"<series>"},"data":[{"asks":[["<ask>","<ask_size>","<number>",'
+                '"<number>"]],"bids":[["<bid>","<bid_size>","<number>","<number>"]],"ts":"<ts_event:ms>",'
+                '"seqId":<sequence>}]}',
+            ),
+        ),
+    )
+)
+
+
+def canonical(name: str) -> str:
+    """OKX's own name → canonical symbol. Raises FrameError for what is no name."""
+    try:
+        plain = okx_name(name) == name
+    except SymbolError:
+        plain = False
+    if not plain:
+        raise FrameError(f"{name[:60]!r} is no instrument of OKX")
+    return okx_canonical(name)
+
+
+def decoder(scope: Scope, aggregated: bool) -> Callable[[bytes, int], None]:
+    """decode(payload, ts_recv) for one connection.
+
+    aggregated  trades come by ``trades``: whether their ids go on where the last one ended is told here, as the
+                kernels know single ids only
+    """
+    read, elements = Patient(Frame, "frame", scope.unknown), _Elements(scope)
+    rows = _Rows(scope, aggregated)
+    channels: dict[str, tuple[Any, Callable[[Any, str, int], None]]] = {
+        "trades": (Trade, rows.trade),
+        "trades-all": (Trade, rows.trade),
+        "bbo-tbt": (Best, rows.best),
+        "tickers": (Ticker, rows.ticker),
+    }
+    channels |= {channel: (Candle, rows.bars(name)) for name, channel in TIMEFRAMES.items()}
+
+    def decode(payload: bytes, ts_recv: int) -> None:
+        if not payload.startswith(DATA) and _answered(payload, scope):
+            return
+        try:
+            frame = read(payload)
+        except UNREADABLE as error:
+            raise FrameError(f"not a message: {error}") from None
+        name = frame.arg.channel
+        if name not in channels:
+            if name not in KNOWN:
+                scope.unknown(f"message {name}")
+            return
+        type_, store = channels[name]
+        for item in elements.read(frame.data, name, type_, ts_recv):
+            try:
+                store(item, frame.arg.instId, ts_recv)
+            except FrameError as error:
+                scope.reject(str(error), msgspec.json.encode(item), ts_recv)
+
+    return decode
+
+
+def _answered(payload: bytes, scope: Scope) -> bool:
+    """Whether it is no data: an answer, a notice, a pong."""
+    if payload == PONG:
+        return True
+    event = fields_of(payload).get("event")
+    if isinstance(event, str) and event not in EVENTS:
+        scope.unknown(f"message event {event}")
+    return isinstance(event, str)
+
+
+class _Elements:
+    """What fits of the array ``data``; the rest is rejected by itself."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._readers: dict[str, Patient] = {}
+
+    def read(self, raw: msgspec.Raw, name: str, type_: Any, ts_recv: int) -> list[Any]:
+        reader = self._readers.get(name)
+        if reader is None:
+            reader = self._readers[name] = Patient(list[type_], name, self._scope.unknown)
+        try:
+            items: list[Any] = reader(raw)
+        except UNREADABLE:
+            items = fitting(raw, element_reader(type_), lambda why, part: self._scope.reject(why, part, ts_recv))
+        return items
+
+
+class _Rows:
+    """Elements → rows. Each raises FrameError for what cannot be."""
+
+    def __init__(self, scope: Scope, aggregated: bool) -> None:
+        self._scope = scope
+        self._last = scope.kept("trade_ids") if aggregated else None  # instrument → the last id of its trades
+        self._series: dict[str, int] = {}
+
+    def _number(self, name: str) -> int:
+        number = self._series.get(name)
+        if number is None:
+            number = self._series[name] = self._scope.series(canonical(name))
+            self._scope.teach("series", name, number)
+        return number
+
+    def trade(self, item: Trade, name: str, ts_recv: int) -> None:
+        price, size, ts_event = item.px, item.sz, item.ts * MILLISECOND
+        if not (0.0 < price < INF and 0.0 <= size < INF and TS_EVENT_MIN <= ts_event <= ts_recv + TS_AHEAD_MAX):
+            raise FrameError(misfit("trade", ts_event, ts_recv, price=price, size=size))
+        series = self._number(item.instId)
+        if self._last is not None:
+            self._follow(self._last, item, series, ts_event, ts_recv)
+        self._scope.trades.append(
+            ts_event, ts_recv, series, TEXT_NULL, item.tradeId, TEXT_NULL, price, size,
+            BUY if item.side == "buy" else SELL, TEXT_NULL, TEXT_NULL, 0,
+        )  # fmt: skip
+
+    def _follow(self, last_ids: dict[str, int], item: Trade, series: int, ts_event: int, ts_recv: int) -> None:
+        """Note a gap where the first id of an aggregated trade is not the one after the last that came."""
+        last, first = last_ids.get(item.instId), item.tradeId - max(1, item.count) + 1
+        if last is not None and first > last + 1:
+            self._scope.out.gap(
+                series, TRADES.name, GAP_SEQUENCE, ts_event, ts_recv, "ids missing between aggregated trades",
+                from_id=last + 1, to_id=first - 1, missing=first - last - 1,
+            )  # fmt: skip
+        last_ids[item.instId] = item.tradeId if last is None else max(last, item.tradeId)
+
+    def _quote(self, name: str, item: Any, sequence: int, bid: tuple[float, float], ask: tuple[float, float],
+               ts_recv: int) -> None:  # fmt: skip
+        ts_event = item.ts * MILLISECOND
+        values = quoted("quote", ts_event, ts_recv, *bid, *ask)
+        self._scope.quotes.append(
+            ts_event, ts_recv, self._number(name), sequence, *values, TEXT_NULL, TEXT_NULL, TEXT_NULL, 0
+        )
+
+    def best(self, item: Best, name: str, ts_recv: int) -> None:
+        bid, ask = ((side[0].px, side[0].sz) if side else (0.0, 0.0) for side in (item.bids, item.asks))
+        self._quote(name, item, LONG_NULL if item.seqId is None else item.seqId, bid, ask, ts_recv)
+
+    def ticker(self, item: Ticker, name: str, ts_recv: int) -> None:
+        bid, ask = (_decimal(item.bidPx), _decimal(item.bidSz)), (_decimal(item.askPx), _decimal(item.askSz))
+        self._quote(item.instId, item, LONG_NULL, bid, ask, ts_recv)
+
+    def bars(self, timeframe: str) -> Callable[[Candle, str, int], None]:
+        add, text = self._scope.bars.append, self._scope.text
+
+        def bar(item: Candle, name: str, ts_recv: int) -> None:
+            if item.confirm != "1":
+                return
+            ts_event, prices = item.ts * MILLISECOND, (item.o, item.h, item.low, item.c)
+            fits = all(0.0 < price < INF for price in prices) and 0.0 <= item.vol < INF
+            if not (fits and TS_EVENT_MIN <= ts_event <= ts_recv + TS_AHEAD_MAX):
+                named = dict(zip(("open", "high", "low", "close"), prices, strict=True))
+                raise FrameError(misfit("candle", ts_event, ts_recv, **named, volume=item.vol))
+            add(ts_event, ts_recv, self._number(name), text(timeframe), *prices, item.vol, NAN, LONG_NULL, 0)
+
+        return bar
+
+
+def _decimal(text: str) -> float:
+    """A decimal number; 0 for an empty text. Raises FrameError."""
+    if not text:
+        return 0.0
+    try:
+        return msgspec.convert(text, float, strict=False)
+    except msgspec.ValidationError as error:
+        raise FrameError(f"ticker: {error}") from None
