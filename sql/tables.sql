@@ -75,6 +75,33 @@ CREATE TABLE IF NOT EXISTS statuses (
 ) TIMESTAMP(ts_event) PARTITION BY MONTH WAL
 DEDUP UPSERT KEYS(ts_event, symbol, feed, kind, code);
 
+-- options_chain: an option contract at a moment: prices, volatility and Greeks
+CREATE TABLE IF NOT EXISTS options_chain (
+  ts_event TIMESTAMP_NS,
+  ts_recv TIMESTAMP_NS,
+  feed SYMBOL CAPACITY 64,
+  symbol SYMBOL CAPACITY 16384,
+  underlying SYMBOL CAPACITY 4096,
+  expiration TIMESTAMP_NS,
+  strike DOUBLE,
+  option_type SYMBOL CAPACITY 16,
+  bid DOUBLE,
+  bid_size DOUBLE,
+  ask DOUBLE,
+  ask_size DOUBLE,
+  last DOUBLE,
+  volume DOUBLE,
+  open_interest DOUBLE,
+  iv DOUBLE,
+  delta DOUBLE,
+  gamma DOUBLE,
+  theta DOUBLE,
+  vega DOUBLE,
+  rho DOUBLE,
+  greeks_source SYMBOL CAPACITY 64
+) TIMESTAMP(ts_event) PARTITION BY DAY WAL
+DEDUP UPSERT KEYS(ts_event, symbol, feed);
+
 -- gaps: something missing
 CREATE TABLE IF NOT EXISTS gaps (
   ts_event TIMESTAMP_NS,

@@ -217,6 +217,40 @@ def okx() -> Case:
     return Case(FeedSpec(name="okx", provider="okx"), (*templates, b"pong"), good, "ZRX-EUR")
 
 
+def deribit() -> Case:
+    trade = {
+        "timestamp": 1765531356452, "price": 92294.5, "amount": 10.0, "direction": "sell", "index_price": 92276.75,
+        "instrument_name": "BTC-PERPETUAL", "trade_seq": 271252854, "mark_price": 92287.11, "tick_direction": 2,
+        "contracts": 1.0, "trade_id": "403691824",
+    }  # fmt: skip
+    quote = {
+        "timestamp": 1765541767174, "instrument_name": "BTC-PERPETUAL", "best_ask_price": 92288.5,
+        "best_bid_price": 92288.0, "best_ask_amount": 99470.0, "best_bid_amount": 133440.0,
+    }  # fmt: skip
+    ticker = {
+        **quote, "instrument_name": "BTC-5JUN20-9250-C", "mark_iv": 63.21, "last_price": None, "open_interest": 533,
+        "stats": {"volume": 13.4}, "greeks": {"vega": 3.88, "theta": -28.3, "rho": 0.6, "gamma": 0.0, "delta": 0.6},
+    }  # fmt: skip
+    bar = {"tick": 1767200040000, "open": 2, "high": 3, "low": 1, "close": 2, "volume": 0.95, "cost": 83970.0}
+
+    def notified(channel: str, data: object) -> dict[str, object]:
+        return {"jsonrpc": "2.0", "method": "subscription", "params": {"channel": channel, "data": data}}
+
+    def good(number: int) -> bytes:
+        item = {**trade, "instrument_name": "ZRX_USDC-PERPETUAL", "trade_seq": number, "timestamp": START * 1000}
+        return objects(notified("trades.ZRX_USDC-PERPETUAL.100ms", [item]))[0]
+
+    templates = objects(
+        notified("trades.BTC-PERPETUAL.100ms", [trade, {**trade, "trade_seq": 271252855}]),
+        notified("quote.BTC-PERPETUAL", quote),
+        notified("ticker.BTC-5JUN20-9250-C.100ms", ticker),
+        notified("chart.trades.BTC-PERPETUAL.1", bar),
+        {"jsonrpc": "2.0", "id": 10, "result": ["trades.BTC-PERPETUAL.100ms"]},
+        {"jsonrpc": "2.0", "method": "heartbeat", "params": {"type": "test_request"}},
+    )
+    return Case(FeedSpec(name="deribit", provider="deribit"), templates, good, "ZRX-USDC-PERP")
+
+
 ALPACA: tuple[dict[str, object], ...] = (
     {"T": "t", "S": "AAPL", "i": 96921, "x": "D", "p": 126.55, "s": 1, "t": 0, "c": ["@", "I"], "z": "C"},
     {"T": "q", "S": "AMD", "bx": "U", "bp": 87.6, "bs": 1, "ax": "Q", "ap": 88, "as": 4, "t": 0, "c": ["R"], "z": "C"},
@@ -258,6 +292,7 @@ CASES = (
     kraken(),
     bitstamp(),
     okx(),
+    deribit(),
     alpaca("json"),
     alpaca("msgpack"),
 )

@@ -86,6 +86,11 @@ def bitstamp_trades(message: Any) -> list[Any]:
     return [message["data"] | {"channel": message["channel"]}] if message["event"] == "trade" else []
 
 
+def deribit_trades(message: Any) -> list[Any]:
+    params = message.get("params", {})
+    return params["data"] if params.get("channel", "").startswith("trades.") else []
+
+
 def advanced_trades(message: Any) -> list[Any]:
     return message["events"][0]["trades"] if message.get("channel") == "market_trades" else []
 

@@ -97,6 +97,7 @@ def test_every_recording_of_the_four_providers_gives_the_frames_counted_elsewher
         (COINBASE, "coinbase", "coinbase", {"api": "exchange"}),
         (KRAKEN.format(48), "kraken-v1", "kraken", {"api": "v1"}),
         ("cryptofeed/BITSTAMP/2021-04-05_BITSTAMP-b88f8b.0.gz", "bitstamp", "bitstamp", {}),
+        ("cryptofeed/DERIBIT/2021-07-22_DERIBIT.ws.1.0.gz", "deribit", "deribit", {}),
         ("hftbacktest/spot_btcusdt_20230405.gz", "binance", "binance", {"market": "spot"}),
         ("hftbacktest/usdm_btcusdt_20230404.gz", "binance-usdm", "binance", {"market": "usdm"}),
         ("hftbacktest/cm_btcusd_perp_20240809.gz", "binance-coinm", "binance", {"market": "coinm"}),

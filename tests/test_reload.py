@@ -29,6 +29,7 @@ PROVIDERS = {
     "coinbase": ("coinbase", {"api": "exchange"}, ("BTC-USD", "ETH-USD", "SOL-USD")),
     "coinbase-advanced": ("coinbase", {"api": "advanced"}, ("BTC-USD", "ETH-USD", "SOL-USD")),
     "bitstamp": ("bitstamp", {}, ("BTC-USD", "ETH-USD", "SOL-USD")),
+    "deribit": ("deribit", {}, ("BTC-USD-PERP", "ETH-USDC-PERP", "BTC-27DEC24-100000-C")),
     "alpaca": ("alpaca", {"feed": "iex", "location": "us", "format": "json"}, ("AAPL", "MSFT", "TSLA")),
 }
 

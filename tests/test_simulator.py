@@ -28,6 +28,7 @@ from simulator_client import (
     bitstamp_trades,
     coinbase_trades,
     collect,
+    deribit_trades,
     kraken_trades,
     okx_trades,
     run,
@@ -136,6 +137,12 @@ TALKS: dict[str, tuple[list[Any], Callable[[Any], list[Any]], tuple[str, str, st
     "okx": (
         [{"op": "subscribe", "args": [{"channel": "trades", "instId": n} for n in ("BTC-USDT", "SOL-USDT")]}],
         okx_trades, ("instId", "tradeId", "sz"), {"BTC-USDT": "BTC-USDT", "SOL-USDT": "SOL-USDT"},
+    ),
+    "deribit": (
+        [{"jsonrpc": "2.0", "id": 1, "method": "public/subscribe", "params": {"channels": [
+            "trades.BTC-PERPETUAL.100ms", "trades.SOL-PERPETUAL.100ms", "quote.SOL-PERPETUAL"]}}],
+        deribit_trades, ("instrument_name", "trade_seq", "amount"),
+        {"BTC-PERPETUAL": "BTC-USD-PERP", "SOL-PERPETUAL": "SOL-USD-PERP"},
     ),
     "alpaca": (ALPACA_SUBSCRIBE, alpaca_trades, ("S", "i", "s"), {"AAPL": "AAPL", "SPY": "SPY"}),
 }  # fmt: skip

@@ -22,6 +22,9 @@ from simulator_client import (
 from websockets.asyncio.client import ClientConnection
 
 from recorder.shell.simulator import Simulator
+from recorder.shell.simulator.deribit import Deribit
+from recorder.shell.simulator.venue import Close
+from recorder.shell.simulator.venues import make_venue
 
 # Coinbase
 
@@ -229,6 +232,61 @@ def test_bitstamps_transactions_have_whole_seconds_so_they_are_no_rows_of_the_st
             assert (await get(base.replace("btcusd", "foousd")))[0] == 404
 
     run(test)
+
+
+# Deribit
+
+
+def rpc(method: str, **params: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": 7, "method": method, "params": params}
+
+
+def test_deribit_answers_in_json_rpc_and_leaves_out_what_it_does_not_know() -> None:
+    channels = ["trades.BTC-PERPETUAL.100ms", "trades.FOO-PERPETUAL.100ms", "quote.BTC-PERPETUAL"]
+
+    async def test() -> None:
+        async with Simulator(["deribit"], total=0) as sim, websockets.connect(sim.url("deribit")) as ws:
+            assert (await ask(ws, rpc("public/set_heartbeat", interval=10)))["result"] == "ok"
+            answer = await ask(ws, rpc("public/subscribe", channels=channels))
+            assert (answer["id"], answer["result"]) == (7, [channels[0], channels[2]])
+            assert (await ask(ws, rpc("public/unsubscribe", channels=channels[:1])))["result"] == channels[:1]
+            for wrong, code in (
+                (rpc("public/hello"), -32601),
+                (rpc("public/set_heartbeat", interval=5), -32602),
+                (rpc("public/subscribe", channels=["trades.BTC-PERPETUAL.raw"]), 13778),
+                ([1], -32700),
+            ):
+                assert (await ask(ws, wrong))["error"]["code"] == code
+
+    run(test)
+
+
+def test_deribit_closes_the_session_of_a_client_without_credits() -> None:
+    async def test() -> None:
+        rules = {"deribit": {"credits": 6000}}
+        async with (
+            Simulator(["deribit"], total=0, rules=rules, wall=lambda: 10**18) as sim,
+            websockets.connect(sim.url("deribit")) as ws,
+        ):
+            request = rpc("public/subscribe", channels=["quote.BTC-PERPETUAL"])
+            for _ in range(2):
+                assert "result" in await ask(ws, request)
+            assert (await ask(ws, request))["error"] == {"code": 10028, "message": "too_many_requests"}
+            with pytest.raises(websockets.ConnectionClosed):
+                await ws.recv()
+
+    run(test)
+
+
+def test_deribit_closes_a_client_that_leaves_a_test_request_unanswered() -> None:
+    talk = Deribit(make_venue("deribit", ["BTC-USD-PERP"], lambda: 10**18, {}), "", {})
+    talk.received(json.dumps(rpc("public/set_heartbeat", interval=10)))
+    for answered in (True, False):
+        said = [reply for _ in range(10) for reply in talk.second()]
+        assert [json.loads(str(reply))["params"] for reply in said] == [{"type": "test_request"}]
+        if answered:
+            talk.received(json.dumps(rpc("public/test")))
+    assert isinstance([reply for _ in range(10) for reply in talk.second()][-1], Close)
 
 
 # Alpaca

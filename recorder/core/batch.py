@@ -19,6 +19,7 @@ from recorder.values.tables import (
     GAP_SEQUENCE,
     GAPS,
     NAMED,
+    OPTIONS_CHAIN,
     QUOTES,
     REJECTED,
     STATUSES,
@@ -231,7 +232,7 @@ class Batch:
 class Output:
     """Where decoders put what they read. One per pipeline; ``scope()`` gives a feed its own view of it.
 
-    Batches: ``trades, quotes, bars, statuses, gaps, events, rejected``; each has ``append`` in declared column order.
+    Batches: ``trades, quotes, bars, statuses, options_chain, gaps …``; each has ``append`` in declared column order.
     """
 
     def __init__(self) -> None:
@@ -292,6 +293,7 @@ class Scope:
         self.quotes = out.batches[QUOTES.name]
         self.bars = out.batches[BARS.name]
         self.statuses = out.batches[STATUSES.name]
+        self.options = out.batches[OPTIONS_CHAIN.name]
         self.text = out.texts.id
         self.feed_id = out.texts.id(feed)
         self.position = 0  # of the frame being decoded: just past it

@@ -40,6 +40,7 @@ from recorder.values.tables import (
     GAPS,
     HISTORY,
     NAMED,
+    OPTIONS_CHAIN,
     QUOTES,
     REJECTED,
     STATUSES,
@@ -47,7 +48,8 @@ from recorder.values.tables import (
 )
 
 HELD_BACK = (TRADES.name, QUOTES.name)  # the tables with many rows a second
-CHANNELS_BESIDE = (BARS.name, STATUSES.name)  # the channels with few rows
+# The tables of the channels that kernels do not count, and what these are called.
+CHANNELS_BESIDE = {BARS.name: "bars", STATUSES.name: "statuses", OPTIONS_CHAIN.name: "options"}
 HELD_ROWS_MAX = 1024  # more in one ts_event are an auction or a snapshot: not worth a window's delay
 
 NO_RULES = (IDS_OPAQUE, 0, *[BY_NOTHING] * len(CHANNELS))  # of a series that no feed declared
@@ -103,7 +105,7 @@ class Pipeline:
         self._held: dict[str, Rows] = {}  # rows handed over with the next block
         self._sealed_to = 0  # position of the last block: what was held back then is in the one after it
         self._matcher, self._templates = Matcher(self.out), templates
-        self._delivered: Counter[tuple[str, int]] = Counter()  # rows by (table, series) where kernels count none
+        self._delivered: Counter[tuple[str, int]] = Counter()  # rows by (channel, series) where kernels count none
 
     def consume(self, frames: Frames) -> None:
         """Decode frames in order; a bad one is counted, recorded in ``rejected`` and passed over."""
@@ -308,7 +310,8 @@ class Pipeline:
                 self.duplicates += int(repeated.sum())
                 rows = rows[~repeated]
         if name in CHANNELS_BESIDE:
-            self._delivered.update((name, series) for series in rows["series"].tolist())
+            channel = CHANNELS_BESIDE[name]
+            self._delivered.update((channel, series) for series in rows["series"].tolist())
         self.rows[name] += len(rows)
         return Rows(sealed.table, rows, sealed.varchar_heap, sealed.varchar_offsets)
 

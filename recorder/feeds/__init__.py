@@ -13,6 +13,7 @@ _CLASSES = {  # provider, which is the name of its module, → class
     "binance": "Binance",
     "bitstamp": "Bitstamp",
     "coinbase": "Coinbase",
+    "deribit": "Deribit",
     "kraken": "Kraken",
     "okx": "Okx",
 }

@@ -43,6 +43,8 @@ _HOSTS: dict[str, tuple[str, dict[str, str]]] = {
     "ws.kraken.com": ("kraken", {"api": "v1"}),  # version 2 is served by the same host under a path
     "ws.kraken.com/v2": ("kraken", {}),
     "api.kraken.com": ("kraken", {}),
+    "www.deribit.com": ("deribit", {}),
+    "test.deribit.com": ("deribit", {}),
     "ws.bitstamp.net": ("bitstamp", {}),
     "www.bitstamp.net": ("bitstamp", {}),
     "ws.okx.com": ("okx", {"trades": "aggregated"}),  # single trades are served by the same host under a path

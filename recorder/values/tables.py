@@ -35,6 +35,7 @@ FLAGS = {
 
 SIDES = ("sell", "buy")
 SELL, BUY = 1, 2  # codes of the `side` label; 0 is unknown
+CALL, PUT = 1, 2  # codes of the `option_type` label
 
 GAP_KINDS = ("trade_id", "sequence", "time", "disconnect")
 GAP_TRADE_ID, GAP_SEQUENCE, GAP_TIME, GAP_DISCONNECT = 1, 2, 3, 4  # codes of the `kind` label of gaps
@@ -126,6 +127,36 @@ STATUSES = Table(
         Column("limit_up", DOUBLE, "upper price band"),
         Column("limit_down", DOUBLE, "lower price band"),
         Column("tape", symbol(16), "consolidated tape"),
+    ),
+)
+
+OPTIONS_CHAIN = Table(
+    "options_chain",
+    "an option contract at a moment: prices, volatility and Greeks",
+    partition="DAY",
+    dedup=("ts_event", "symbol", "feed"),
+    columns=(
+        Column("ts_event", TIMESTAMP, "provider's time"),
+        Column("ts_recv", TIMESTAMP, "when its bytes arrived here"),
+        series(),
+        Column("underlying", symbol(4096), "what it is an option on"),
+        Column("expiration", TIMESTAMP, "when it expires"),
+        Column("strike", DOUBLE, "in the currency of the underlying's price"),
+        Column("option_type", label("call", "put"), "call or put"),
+        Column("bid", DOUBLE, "best bid, as sent: Deribit's inverse options are priced in coins; null: none"),
+        Column("bid_size", DOUBLE, "at the best bid"),
+        Column("ask", DOUBLE, "best offer; null: none"),
+        Column("ask_size", DOUBLE, "at the best offer"),
+        Column("last", DOUBLE, "last price; null: never traded"),
+        Column("volume", DOUBLE, "contracts traded, of the day or the last 24 hours as the provider counts"),
+        Column("open_interest", DOUBLE, "contracts open"),
+        Column("iv", DOUBLE, "implied volatility a year, as a fraction: 0.63, not 63"),
+        Column("delta", DOUBLE, "the Greeks in the provider's units"),
+        Column("gamma", DOUBLE, "see delta"),
+        Column("theta", DOUBLE, "see delta"),
+        Column("vega", DOUBLE, "see delta"),
+        Column("rho", DOUBLE, "see delta"),
+        Column("greeks_source", symbol(64), "who computed iv and Greeks: provider, or a method's name; null: nobody"),
     ),
 )
 
@@ -244,7 +275,7 @@ QUALITY_EVENTS = Table(
 TABLES = {
     t.name: t
     for t in (
-        TRADES, QUOTES, BARS, STATUSES, GAPS, FEED_EVENTS, REJECTED, COVERAGE, LATENCY, QUALITY_EVENTS,
+        TRADES, QUOTES, BARS, STATUSES, OPTIONS_CHAIN, GAPS, FEED_EVENTS, REJECTED, COVERAGE, LATENCY, QUALITY_EVENTS,
     )
 }  # fmt: skip
 

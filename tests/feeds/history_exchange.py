@@ -34,6 +34,7 @@ CASES: dict[str, tuple[str, str, dict[str, str], str, int]] = {
     "binance-coinm": ("binance-coinm", "binance", {"market": "coinm"}, "BTC-USD-PERP", 1_000_000),
     "kraken": ("kraken", "kraken", {}, "BTC-USD", 1_000),
     "okx": ("okx", "okx", {}, "BTC-USDT-PERP", 1_000_000),
+    "deribit": ("deribit", "deribit", {}, "BTC-USD-PERP", 1_000_000),
     "alpaca-stocks": ("alpaca", "alpaca", {"feed": "iex"}, "AAPL", 1),
     "alpaca-crypto": ("alpaca", "alpaca", {"feed": "crypto"}, "BTC-USD", 1),
 }

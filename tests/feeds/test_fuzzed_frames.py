@@ -70,6 +70,21 @@ CASES: dict[tuple[str, str], tuple[bytes, ...]] = {
         b'{"arg":{"channel":"trades","instId":"BTC-USDT"},"data":[{"instId":"BTC-USDT","tradeId":"130639474",'
         b'"px":"42219.9","sz":"0.12060306","side":"buy","ts":"1630048897897","count":"3","source":"0","seqId":1234}]}',
     ),
+    ("deribit", ""): (
+        b'{"jsonrpc":"2.0","method":"subscription","params":{"channel":"trades.BTC-PERPETUAL.100ms","data":[{"timestamp":'
+        b'1765531356452,"price":92294.5,"amount":10.0,"direction":"sell","index_price":92276.75,"instrument_name":'
+        b'"BTC-PERPETUAL","trade_seq":271252854,"mark_price":92287.11,"tick_direction":2,"contracts":1.0,"trade_id":'
+        b'"403691824"}]}}',
+        b'{"jsonrpc":"2.0","method":"subscription","params":{"channel":"quote.BTC-PERPETUAL","data":{"timestamp":'
+        b'1765541767174,"instrument_name":"BTC-PERPETUAL","best_ask_price":92288.5,"best_bid_price":92288.0,'
+        b'"best_ask_amount":99470.0,"best_bid_amount":133440.0}}}',
+        b'{"jsonrpc":"2.0","method":"subscription","params":{"channel":"ticker.BTC-5JUN20-9250-C.100ms","data":{'
+        b'"timestamp":1590969652595,"stats":{"volume":13.4},"instrument_name":"BTC-5JUN20-9250-C","mark_iv":63.21,'
+        b'"greeks":{"vega":3.88497,"theta":-28.34113},"best_bid_price":0.0365,"best_ask_price":null}}}',
+        b'{"jsonrpc":"2.0","method":"subscription","params":{"channel":"chart.trades.BTC-PERPETUAL.1","data":{"tick":'
+        b'1767200040000,"open":87490.0,"high":87500.0,"low":87465.0,"close":87474.0,"volume":0.95,"cost":83970.0}}}',
+        b'{"jsonrpc":"2.0","method":"heartbeat","params":{"type":"test_request"}}',
+    ),
     ("kraken", "v1"): (
         b'[993,[["354.04000000","0.28245396","1618678150.826417","s","m",""],'
         b'["353.81000000","1.71754604","1618678150.827816","b","m",""]],"trade","XMR/USD"]',

@@ -61,6 +61,15 @@ PAIRED: dict[str, tuple[bytes, bytes]] = {
         b'{"code":"0","msg":"","data":[{"instId":"BTC-USDT-SWAP","side":"sell","sz":"0.00013669","px":"102537.9",'
         b'"tradeId":"734864333","ts":"1747087163557"}]}',
     ),
+    "deribit": (
+        b'{"jsonrpc":"2.0","method":"subscription","params":{"channel":"trades.BTC-PERPETUAL.100ms","data":[{"timestamp":'
+        b'1766332040636,"price":2968.3,"amount":1.0,"direction":"sell","index_price":2967.73,"instrument_name":'
+        b'"BTC-PERPETUAL","trade_seq":203024587,"mark_price":2968.01,"tick_direction":0,"contracts":1.0,"liquidation":'
+        b'"T","trade_id":"ETH-284830839"}]}}',
+        b'{"jsonrpc":"2.0","result":{"has_more":true,"trades":[{"amount":1.0,"contracts":1.0,"direction":"sell",'
+        b'"index_price":2967.73,"instrument_name":"BTC-PERPETUAL","mark_price":2968.01,"price":2968.3,"liquidation":"T",'
+        b'"tick_direction":0,"timestamp":1766332040636,"trade_id":"ETH-284830839","trade_seq":203024587}]}}',
+    ),
     "alpaca-stocks": (
         b'[{"T":"t","S":"AAPL","i":96921,"x":"D","p":126.55,"s":1,"t":"2021-02-22T15:51:44.20800001Z","c":["@","I"],'
         b'"z":"C"}]',
@@ -110,6 +119,9 @@ def test_recorded_answers_of_providers_are_read(shared_data: Path) -> None:
         (734864333, "sell", 102537.9, 0.00013669, 1747087163557_000_000),
         (734864332, "buy", 102537.9, 0.0000125, 1747087161666_000_000),
     ]
+    rows, _ = decoded("deribit", (shared_data / "nautilus/deribit/http_get_last_trades.json").read_bytes())
+    first = {"ts_event": 1766332040_636_000_000, "trade_id": 203024587, "trade_ref": "ETH-284830839", "side": "sell"}
+    assert first.items() <= rows[0].items()
     lines = (shared_data / "alpaca/alpaca_trade_api_go_rest_fixtures.jsonl").read_text().splitlines()
     page = next(json.loads(line)["response"] for line in lines if '"TestGetTrades"' in line)
     rows, _ = decoded("alpaca-stocks", json.dumps(page).encode())
@@ -198,6 +210,9 @@ PAGES = (
     b'{"code":"0","msg":"","data":[{"instId":"BTC-USDT","side":"buy","sz":"2","px":"1.5","tradeId":"7","ts":'
     b'"1767225600000"}]}', b'{"code":"51001","msg":"Instrument ID does not exist","data":[]}',
     b'{"trades":{"AAPL":null},"next_page_token":"x"}', b'{"trades":null,"next_page_token":null}',
+    b'{"jsonrpc":"2.0","error":{"code":10028,"message":"too_many_requests"}}',
+    b'{"jsonrpc":"2.0","result":{"trades":[{"timestamp":1767225600000,"price":1.5,"amount":2,"direction":"buy",'
+    b'"instrument_name":"BTC-PERPETUAL","trade_seq":7,"trade_id":"7"}],"has_more":true}}',
     b'{"message":"NotFound"}', b'{"code":-1121,"msg":"Invalid symbol."}', *ANYTHING,
 )  # fmt: skip
 JSON = st.recursive(
@@ -248,7 +263,7 @@ def _next(pages: Any, body: bytes) -> HttpRequest | None:
 def test_a_page_that_repeats_itself_ends_the_search(case: str) -> None:
     exchange = Exchange(case)
     feed = make(FeedSpec(name="f", provider=exchange.provider, options=exchange.options, channels=("trades",)), KEYS)
-    for page in PAGES[:7]:
+    for page in (*PAGES[:7], PAGES[12]):
         # As often as makes a full page; its own copies of one trade, and of Alpaca its own token.
         body = re.sub(rb"\[(\{.*?\}|\[\".*?\])\]", lambda m: b"[" + b",".join([m[1]] * 1000) + b"]", page, count=1)
         body = body.replace(b'"next_page_token":null', b'"next_page_token":"x"')

@@ -27,6 +27,7 @@ LIMITS: Mapping[str, tuple[int, int]] = {
     "kraken": (15, 15),
     "bitstamp": (400, 1),
     "okx": (20, 2),
+    "deribit": (100, 5),
     "alpaca": (200, 60),
 }
 SECOND_NS = 1_000_000_000

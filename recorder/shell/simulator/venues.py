@@ -10,6 +10,7 @@ from recorder.shell.simulator.alpaca_pages import alpaca
 from recorder.shell.simulator.binance import Binance
 from recorder.shell.simulator.bitstamp import Bitstamp, transactions
 from recorder.shell.simulator.coinbase import Advanced, Exchange
+from recorder.shell.simulator.deribit import LIMITED, Deribit, last_trades
 from recorder.shell.simulator.kraken import Kraken
 from recorder.shell.simulator.okx import Okx, okx_page
 from recorder.shell.simulator.rest import Answer, Rest
@@ -26,10 +27,14 @@ CONVERSATIONS: dict[str, type[Conversation]] = {
     "kraken": Kraken,
     "bitstamp": Bitstamp,
     "okx": Okx,
+    "deribit": Deribit,
     "alpaca": Alpaca,
 }
 _COINS = ("BTC", "ETH", "SOL", "XRP", "DOGE", "ADA", "LTC", "LINK", "AVAX", "DOT")
-_ENDINGS = {"binance": "-USDT", "binance-usdm": "-USDT-PERP", "binance-coinm": "-USD-PERP", "okx": "-USDT"}
+_ENDINGS = {  # of their symbols, where these are not spot in dollars
+    "binance": "-USDT", "binance-usdm": "-USDT-PERP", "binance-coinm": "-USD-PERP", "okx": "-USDT",
+    "deribit": "-USD-PERP",
+}  # fmt: skip
 _STOCKS = ("SPY", "NVDA", "TSLA", "AAPL", "AMD", "MSFT", "AMZN", "QQQ", "META", "GOOGL")
 
 
@@ -54,6 +59,9 @@ def _spelled(key: str, symbol: str) -> str:
     if key.startswith("binance"):
         market = key.partition("-")[2]
         return binance_name(symbol, "usdm" if market == "usdm" else "coinm" if market == "coinm" else "spot")
+    if key == "deribit":
+        perpetual = symbol.removesuffix("-PERP")
+        return symbol if perpetual == symbol else f"{perpetual.removesuffix('-USD').replace('-', '_')}-PERPETUAL"
     if key == "bitstamp":
         return pair_with("", symbol).lower()
     if key == "okx":
@@ -96,5 +104,7 @@ def make_rest(venue: Venue) -> Rest:
     if venue.key == "bitstamp":
         limited = {"status": "error", "reason": "Request rejected due to exceeded rate limit.", "code": "400.002"}
         return Rest(venue, transactions, Answer(400, limited))
+    if venue.key == "deribit":
+        return Rest(venue, last_trades, LIMITED)
     page = pages.coinbase if venue.key == "coinbase" else pages.coinbase_advanced
     return Rest(venue, page, Answer(429, {"message": "Public rate limit exceeded"}))
