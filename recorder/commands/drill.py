@@ -41,7 +41,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--provider", choices=PROVIDERS, default="coinbase", help="whose protocol (coinbase)")
     parser.add_argument("--rate", type=float, default=1000.0, metavar="N", help="mean trades per second (1000)")
     parser.add_argument("--outage", type=duration, default=10.0, metavar="TIME", help="of the database (10s)")
-    parser.add_argument("--quick", action="store_true", help="outages of two seconds: half a minute in all")
+    parser.add_argument("--quick", action="store_true", help="an outage of two seconds: two minutes in all")
     parser.add_argument("--keep", action="store_true", help="leave the tables and the drill's folder where they are")
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     parser.set_defaults(run=run)

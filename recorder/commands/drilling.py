@@ -26,9 +26,10 @@ from recorder.values.errors import DatabaseError, RecorderError
 FEED = "drill"
 START_TIMEOUT_S = 60.0  # of the recorder process, and of its first rows
 RECOVER_TIMEOUT_S = 90.0  # after a fault has ended: half a minute of judging a silence, twice over, and repair
-DETECT_TIMEOUT_S = 120.0  # a feed that has only begun is given time before its silence is judged
+DETECT_TIMEOUT_S = 60.0
 POLL_S = 0.1
-CALM_S = 2.0  # between faults
+CALM_S = 2.0  # of a fault that goes on for a while
+LEARN_S = 40.0  # undisturbed: a feed must be known for half a minute before its silence says something
 DROPPED, DOUBLED, TURNED = 25, 200, 200  # trades
 GAP = ("a row of gaps",)  # told by the table: the log says it at leisure, for many at once
 
@@ -81,7 +82,7 @@ class Drill:
         simulator, provider = self.simulator, self.provider
 
         async def nothing() -> None:
-            await asyncio.sleep(CALM_S)
+            await asyncio.sleep(LEARN_S)
 
         async def cut() -> None:
             simulator.cut(provider)
