@@ -19,8 +19,9 @@ import time_machine
 from exchange_process import Exchange
 from recorder_process import environment, external, write_config
 
-from recorder.commands import record
-from recorder.commands.record import FeedRun, Recording, check_feeds
+from recorder.commands import feed_runs
+from recorder.commands.feed_runs import FeedRun, check_feeds
+from recorder.commands.record import Recording
 from recorder.commands.run import schedules
 from recorder.feeds import PROVIDERS
 from recorder.values.config import Config, build
@@ -108,7 +109,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Run a coroutine function under a clock that starts at START."""
     log: list[tuple[str, str]] = []
     connection = type("Fake", (FakeConnection,), {"log": log})
-    monkeypatch.setattr(record, "Connection", connection)
+    monkeypatch.setattr(feed_runs, "Connection", connection)
     with time_machine.travel(START, tick=False) as traveller:
         loop = ClockLoop(traveller)
 
@@ -148,7 +149,7 @@ def test_recording_follows_new_yorks_clock_over_a_weekend_and_the_end_of_dayligh
         recording = recording_of(config, told)
         recording.set_feeds(config.feeds)
         await asyncio.sleep(4 * DAY_S)
-        await recording._drop(recording.feeds["al"])
+        await recording._runs._drop(recording.feeds["al"])
         assert log == [
             ("open", "Fri 07:59:00"),  # 04:00 EDT is 08:00 UTC, and a minute before it
             ("close", "Sat 00:01:30"),  # 20:00 EDT and a minute and a half
@@ -175,7 +176,7 @@ def test_an_early_close_is_followed(clocked: Callable[..., None], tmp_path: Path
         recording = recording_of(config, Told())
         recording.set_feeds(config.feeds)
         await asyncio.sleep(2 * DAY_S)
-        await recording._drop(recording.feeds["al"])
+        await recording._runs._drop(recording.feeds["al"])
         assert log == [("open", "Fri 14:30:00"), ("close", "Fri 18:00:00")]  # 09:30 to 13:00 EST
 
     clocked(run)
@@ -199,7 +200,7 @@ def test_a_session_that_is_under_way_is_joined_at_once_and_counters_go_on(
             ("open", "Sun 07:00:00"), ("close", "Sun 07:00:01"),
         ]  # fmt: skip
         assert recording.feeds["cb"].frames == 30
-        await recording._drop(recording.feeds["cb"])
+        await recording._runs._drop(recording.feeds["cb"])
 
     clocked(run)
 
@@ -218,12 +219,12 @@ def test_a_feed_that_cannot_run_is_told_once_tried_again_and_reported(
     async def run(log: list[tuple[str, str]]) -> None:
         recording = recording_of(config, told, broken)
         recording.set_feeds(config.feeds)
-        await asyncio.sleep(record.FEED_RETRY_S * 1.5)
+        await asyncio.sleep(feed_runs.FEED_RETRY_S * 1.5)
         run = recording.feeds["cb"]
         assert "update exchange-calendars" in run.failed
-        await asyncio.sleep(record.FEED_RETRY_S * 4)
+        await asyncio.sleep(feed_runs.FEED_RETRY_S * 4)
         assert (run.failed, len(run.connections)) == ("", 1)
-        await recording._drop(run)
+        await recording._runs._drop(run)
 
     clocked(run)
     assert len(told.of("feed.failed")) == 1
@@ -235,7 +236,7 @@ def test_a_connection_that_breaks_by_an_error_of_ours_is_made_anew(
 ) -> None:
     config, told = config_of(tmp_path, feeds=[COINBASE]), Told()
     runs = []
-    original = record.Connection.run
+    original = feed_runs.Connection.run
 
     async def breaks(self: Any) -> None:
         runs.append(self)
@@ -244,12 +245,12 @@ def test_a_connection_that_breaks_by_an_error_of_ours_is_made_anew(
         await original(self)
 
     async def run(log: list[tuple[str, str]]) -> None:
-        monkeypatch.setattr(record.Connection, "run", breaks)
+        monkeypatch.setattr(feed_runs.Connection, "run", breaks)
         recording = recording_of(config, told, lambda spec: Schedule(None))
         recording.set_feeds(config.feeds)
-        await asyncio.sleep(record.FEED_RETRY_S * 2)
+        await asyncio.sleep(feed_runs.FEED_RETRY_S * 2)
         assert [name for name, _ in log] == ["close", "open"]
-        await recording._drop(recording.feeds["cb"])
+        await recording._runs._drop(recording.feeds["cb"])
 
     clocked(run)
     (failed,) = told.of("feed.failed")
@@ -278,7 +279,7 @@ def test_a_changed_feed_opens_only_after_the_old_one_has_closed(clocked: Callabl
         assert names.count("open") == names.count("close") + 1
         assert recording.feeds["cb"].frames >= 20
         assert recording.feeds["cb"].previous is None
-        await recording._drop(recording.feeds["cb"])
+        await recording._runs._drop(recording.feeds["cb"])
         assert names.count("open") == [name for name, _ in log].count("close")
 
     clocked(run)
@@ -316,7 +317,7 @@ def test_impossible_symbols_are_refused_before_anything_is_touched(
             recording.set_feeds(wrong.feeds)
         await asyncio.sleep(1)
         assert [name for name, _ in log] == ["open"]
-        await recording._drop(recording.feeds["cb"])
+        await recording._runs._drop(recording.feeds["cb"])
 
     clocked(run)
 

@@ -80,7 +80,7 @@ def findings_of(config: Config, network: bool) -> Iterator[Finding]:
 
 def _configuration(config: Config) -> Iterator[Finding]:
     """It was validated when it was read, but for what only a feed knows; say what it amounts to."""
-    from recorder.commands.record import check_feeds
+    from recorder.commands.feed_runs import check_feeds
 
     symbols = sum(len(spec.symbols) for spec in config.feeds)
     if not config.feeds:

@@ -8,24 +8,18 @@ import gc
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
-import msgspec
-
+from recorder.commands.feed_runs import FeedRun, FeedRuns, check_feeds
 from recorder.commands.load import make_sink, migrate_to, refresh_views
 from recorder.core import encode, frames, histogram, latency, observations, websocket_frames
-from recorder.core.gaps import END_OF_SESSION
-from recorder.core.gate import Gate
 from recorder.core.observations import NO_SOURCE
 from recorder.core.pipeline import Pipeline
-from recorder.core.sharing import shared_anew
-from recorder.feeds import PROVIDERS, make
+from recorder.feeds import make
 from recorder.shell import ledger
 from recorder.shell.alarms import Alarms
-from recorder.shell.connection import Connection
 from recorder.shell.database import Database
-from recorder.shell.disk import PAUSE_REASON, DiskWatch
+from recorder.shell.disk import DiskWatch
 from recorder.shell.engine import Engine
 from recorder.shell.journal import Journal
 from recorder.shell.repair import Repairer
@@ -33,10 +27,10 @@ from recorder.shell.sink import Sink
 from recorder.shell.sink.acknowledged import Acknowledged
 from recorder.shell.snapshots import Snapshots
 from recorder.shell.watch import Watch
-from recorder.values.config import Config, credentials
-from recorder.values.errors import ConfigError, JournalFull, RecorderError
-from recorder.values.feed import HOUR, SECOND, Feed, FeedSpec, Historian, Key
-from recorder.values.schedule import Closed, Open, Schedule
+from recorder.values.config import Config
+from recorder.values.errors import JournalFull, RecorderError
+from recorder.values.feed import HOUR, FeedSpec
+from recorder.values.schedule import Schedule
 from recorder.values.schema import Table
 from recorder.values.tables import LATENCY
 
@@ -49,34 +43,6 @@ CLOCK_S = 1.0  # without a frame, after which one of the clock is journalled
 AUDIT_BACKLOG_BYTES = 4 << 20  # journalled and not decoded: below it what has come is known to a fraction of a second
 CALENDAR_NS = 12 * HOUR  # the calendar is asked again this often: exchanges close on short notice
 SLEEP_MAX_S = 3600.0  # the clock is looked at again at least this often: clocks are set, machines are suspended
-
-
-@dataclass
-class FeedRun:
-    """A configured feed while recording: its schedule and its connections."""
-
-    spec: FeedSpec
-    schedule: Schedule | None = None  # known once the calendar was asked
-    task: asyncio.Task[None] | None = None
-    connections: list[Connection] = field(default_factory=list)
-    waiting_until: int | None = None  # ns; None while open
-    skipped: str = ""  # why it is not recorded at all
-    failed: str = ""  # why it could not be recorded the last time
-    frames_before: int = 0  # of connections that are gone: counters never go back
-    reconnects_before: int = 0
-    historian: Historian | None = None  # what asks for its past; None: it is not recorded
-    previous: FeedRun | None = None  # the same feed before it was changed, until it has ended
-
-    @property
-    def frames(self) -> int:
-        """Received so far, over all connections that there were."""
-        before = self.previous.frames if self.previous is not None else 0
-        return before + self.frames_before + sum(c.frames for c in list(self.connections))
-
-    @property
-    def reconnects(self) -> int:
-        before = self.previous.reconnects if self.previous is not None else 0
-        return before + self.reconnects_before + sum(c.reconnects for c in list(self.connections))
 
 
 class Recording:
@@ -93,16 +59,14 @@ class Recording:
         env: Mapping[str, str] = os.environ,
     ) -> None:
         self.config, self.log = config, log
-        self.feeds: dict[str, FeedRun] = {}
         self.database = Database.from_config(config) if config.questdb.embedded else None
         self.database_state = "starting"  # then "ready", "restarting" or why it cannot be used
         self.database_error = ""  # why it could not be used, the last time
         self.sink: Sink | None = None
         self.started = time.time_ns()
         self.watch = Watch(self, config, log)
-        self._schedule_for, self._env = schedule_for, env
+        self._runs = FeedRuns(self, schedule_for, env)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._gates: dict[str, Gate] = {}  # by provider
         self._rows_lost: tuple[str, str] | None = None  # table, and how it was seen: to be sent again
 
     async def start(self) -> None:
@@ -135,61 +99,18 @@ class Recording:
         if self.config.watch.enabled:
             self._spawn(self.watch.run())
         self._spawn(ledger.keep(self.engine.ledger, self.observe))
-        self.repairer = Repairer(self.config.repair, self.journal, self.engine, self._historians, self.log)
+        self.repairer = Repairer(self.config.repair, self.journal, self.engine, self._runs.historians, self.log)
         self._spawn(self.repairer.run())
         self.set_feeds(self.config.feeds)
 
+    @property
+    def feeds(self) -> dict[str, FeedRun]:
+        """Every configured feed by name."""
+        return self._runs.runs
+
     def set_feeds(self, specs: tuple[FeedSpec, ...]) -> None:
-        """Start what is new, stop what is gone or changed, leave the others alone.
-
-        Raises ConfigError, before anything is touched, for symbols or keys that cannot be.
-        """
-        check_feeds(specs)
-        wanted = {spec.name: spec for spec in specs}
-        keys = {name: credentials(PROVIDERS[spec.provider], self._env) for name, spec in wanted.items()}
-        for name, run in self.feeds.items():
-            if name in wanted and wanted[name] != run.spec and self._change_symbols(run, wanted[name], keys[name]):
-                self.log.info("feed.changed", feed=name, symbols=len(run.spec.symbols))
-        changed: dict[str, FeedRun] = {}
-        for name in [name for name, run in self.feeds.items() if wanted.get(name) != run.spec]:
-            run = self.feeds.pop(name)
-            if name in wanted:
-                changed[name] = run
-            else:
-                self._spawn(self._drop(run))
-                self.log.info("feed.removed", feed=name)
-        for name, spec in wanted.items():
-            if name in self.feeds:
-                continue
-            run = self.feeds[name] = FeedRun(spec, previous=changed.get(name))
-            if run.previous is not None:
-                self.log.info("feed.changed", feed=name, symbols=len(spec.symbols))
-            missing = [key for key in PROVIDERS[spec.provider].credentials if key not in keys[name]]
-            if missing:
-                run.skipped = f"set {' and '.join(missing)} in the environment to record it"
-                self.log.warning("feed.skipped", feed=name, reason=run.skipped)
-                if run.previous is not None:
-                    self._spawn(self._drop(run.previous))
-                continue
-            run.historian = cast(Historian, make(spec, keys[name]))
-            run.task = asyncio.create_task(self._keep_feed(run, keys[name]))
-
-    def _change_symbols(self, run: FeedRun, spec: FeedSpec, keys: Mapping[str, str]) -> bool:
-        """Subscribe and unsubscribe on the open connections, if nothing but symbols has changed and they suffice."""
-        if not run.connections or run.previous or msgspec.structs.replace(spec, symbols=run.spec.symbols) != run.spec:
-            return False
-        specs = shared_anew(
-            [connection.spec for connection in run.connections],
-            make(spec, keys).shards(),
-            lambda shard: make(shard, keys).capability().symbols_per_connection_max,
-        )
-        if specs is None:
-            return False
-        for connection, changed in zip(run.connections, specs, strict=True):
-            if changed != connection.spec:
-                connection.change(changed)
-        run.spec = spec
-        return True
+        """Start what is new, stop what is gone or changed, leave the others alone. Raises ConfigError."""
+        self._runs.set(specs)
 
     def observe(self, table: Table, rows: Iterable[Sequence[Any]]) -> None:
         """Record rows of our own, by the journal like everything else; while the disk is full they are dropped."""
@@ -199,113 +120,10 @@ class Recording:
             return  # paused, with an alarm of its own: what is left of the disk is for frames
         self.engine.wake()
 
-    def _delivered(self, feed: str, keys: Iterable[Key]) -> Mapping[Key, int] | None:
-        """Rows that came, by (channel, symbol); None while what was received is not decoded yet."""
-        behind = self.sink is None or self.engine.backlog > AUDIT_BACKLOG_BYTES
-        return None if behind else self.pipeline.delivered(feed, keys)
-
-    def _historians(self) -> dict[str, tuple[FeedSpec, Historian]]:
-        """Feeds whose gaps can be asked for."""
-        return {name: (run.spec, run.historian) for name, run in self.feeds.items() if run.historian is not None}
-
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _drop(self, run: FeedRun) -> None:
-        """Close its connections politely; what came until then is journalled."""
-        if run.previous is not None:
-            await self._drop(run.previous)
-        if run.task is not None:
-            run.task.cancel()
-            await asyncio.wait([run.task])
-
-    async def _keep_feed(self, run: FeedRun, keys: Mapping[str, str]) -> None:
-        """Follow the feed's schedule for ever; what goes wrong is told and tried again, it never ends a feed."""
-        if (previous := run.previous) is not None:  # some providers allow one connection: the old one goes first
-            await self._drop(previous)
-            run.frames_before, run.reconnects_before, run.previous = previous.frames, previous.reconnects, None
-        told = ""
-        while True:
-            try:
-                await self._follow(run, keys)
-            except Exception as error:
-                run.failed = str(error) or type(error).__name__
-                if run.failed != told:
-                    told = run.failed
-                    unexpected = None if isinstance(error, RecorderError) else error
-                    self.log.error(
-                        "feed.failed", feed=run.spec.name, reason=told, retry_s=FEED_RETRY_S,
-                        **({"exception": unexpected} if unexpected is not None else {}),
-                    )  # fmt: skip
-                await asyncio.sleep(FEED_RETRY_S)
-
-    async def _follow(self, run: FeedRun, keys: Mapping[str, str]) -> None:
-        """Wait for the open, record, drain after the close, wait again."""
-        asked = 0
-        while True:
-            now = time.time_ns()
-            if run.schedule is None or now - asked > CALENDAR_NS:
-                run.schedule, asked = await asyncio.to_thread(self._schedule_for, run.spec), now
-            match run.schedule.state(now):
-                case Open(until):
-                    run.waiting_until = None
-                    await self.disk.room.wait()
-                    await self._record(run, keys, until)
-                case Closed(next_open):
-                    if run.waiting_until != next_open:
-                        run.waiting_until = next_open
-                        wait_s = round(_seconds(next_open, now))
-                        self.log.info("feed.waiting", feed=run.spec.name, opens=_iso(next_open), wait_s=wait_s)
-                    await asyncio.sleep(min(SLEEP_MAX_S, _seconds(next_open, now)))
-
-    async def _record(self, run: FeedRun, keys: Mapping[str, str], until: int | None) -> None:
-        """Keep the feed's connections until the session ends, None: for ever, or the disk is full."""
-        shards = make(run.spec, keys).shards()
-        gate = self._gates.setdefault(run.spec.provider, Gate())
-
-        def made(spec: FeedSpec) -> Feed:
-            return make(spec, keys)
-
-        run.connections = [
-            Connection(
-                shard,
-                made(shard),
-                self.journal,
-                self.engine.wake,
-                self.log,
-                gate=gate,
-                make_feed=made,
-                observe=self.observe,
-                rows=self._delivered,
-            )
-            for shard in shards
-        ]
-        run.failed, reason = "", "recorder stopped"
-        tasks = [asyncio.create_task(connection.run()) for connection in run.connections]
-        full = asyncio.create_task(self.disk.full.wait())
-        try:
-            while until is None or time.time_ns() < until:  # asked again: a suspended machine slept longer
-                timeout_s = None if until is None else min(SLEEP_MAX_S, _seconds(until, time.time_ns()))
-                done, _ = await asyncio.wait([*tasks, full], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-                if full in done:
-                    reason = PAUSE_REASON
-                    break
-                for task in done:
-                    task.result()  # a connection ends by an error of ours only
-            else:
-                reason = END_OF_SESSION
-            self.log.info("feed.closed", feed=run.spec.name, reason=reason)
-        finally:
-            try:
-                await asyncio.gather(*(c.stop(reason) for c in run.connections))
-            finally:
-                for task in [*tasks, full]:
-                    task.cancel()
-                run.frames_before += sum(c.frames for c in run.connections)
-                run.reconnects_before += sum(c.reconnects for c in run.connections)
-                run.connections = []
 
     async def _keep_clock(self) -> None:
         """Time enters the pipeline by frames only: when none comes for a second, a frame says that time went on."""
@@ -403,8 +221,7 @@ class Recording:
         False when rows were not queryable in time: they are in the journal and are loaded at the next start.
         """
         await self.repairer.stop()
-        await asyncio.gather(*(self._drop(run) for run in self.feeds.values()))
-        self.feeds.clear()
+        await self._runs.close()
         self._clock.cancel()
         if not self.engine.stored:
             self.pipeline.write_coverage()  # of the minute begun; should recording go on within it, these are replaced
@@ -432,29 +249,6 @@ class Recording:
         if drained:
             await asyncio.to_thread(refresh_views, self.config, VIEWS_TIMEOUT_S)
         return drained
-
-
-def check_feeds(specs: Iterable[FeedSpec]) -> None:
-    """What only a feed itself can tell: raises ConfigError for symbols or options that its provider cannot have."""
-    problems = []
-    for spec in specs:
-        try:
-            make(spec).shards()
-        except RecorderError as error:
-            words = str(error)
-            problems.append(words if spec.name in words else f"feed {spec.name!r}: {words}")
-    if problems:
-        raise ConfigError("\n".join(problems))
-
-
-def _seconds(until: int | None, now: int) -> float:
-    return SLEEP_MAX_S if until is None else max(0.0, (until - now) / SECOND)
-
-
-def _iso(ns: int | None) -> str:
-    if ns is None:
-        return "unknown"
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ns // SECOND))
 
 
 async def wait_first(*events: Awaitable[Any], timeout_s: float | None) -> None:
