@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import msgspec
 
-from recorder.core.gaps import END_OF_SESSION
+from recorder.core.gaps import END_OF_SESSION, NOT_WANTED
 from recorder.core.gate import Gate
 from recorder.core.sharing import shared_anew
 from recorder.feeds import PROVIDERS, make
@@ -35,6 +35,8 @@ class FeedRun:
     schedule: Schedule | None = None  # known once the calendar was asked
     task: asyncio.Task[None] | None = None
     connections: list[Connection] = field(default_factory=list)
+    shards: list[FeedSpec] = field(default_factory=list)  # the connections that there shall be; none while closed
+    reshape: asyncio.Event = field(default_factory=asyncio.Event)  # ``shards`` has other connections than there are
     waiting_until: int | None = None  # ns; None while open
     skipped: str = ""  # why it is not recorded at all
     failed: str = ""  # why it could not be recorded the last time
@@ -110,20 +112,26 @@ class FeedRuns:
             run.task = asyncio.create_task(self._keep_feed(run, keys[name]))
 
     def _change_symbols(self, run: FeedRun, spec: FeedSpec, keys: Mapping[str, str]) -> bool:
-        """Subscribe and unsubscribe on the open connections, if nothing but symbols has changed and they suffice."""
-        if not run.connections or run.previous or msgspec.structs.replace(spec, symbols=run.spec.symbols) != run.spec:
+        """Subscribe and unsubscribe on the open connections, open more, close what has no symbol left: if nothing but
+        symbols has changed, and some go on."""
+        if not run.shards or run.previous or msgspec.structs.replace(spec, symbols=run.spec.symbols) != run.spec:
             return False
-        specs = shared_anew(
-            [connection.spec for connection in run.connections],
-            make(spec, keys).shards(),
+        wanted = make(spec, keys)
+        shards = shared_anew(
+            run.shards,
+            wanted.shards(),
             lambda shard: make(shard, keys).capability().symbols_per_connection_max,
+            wanted.capability().connections_max,
         )
-        if specs is None:
+        if shards is None:
             return False
-        for connection, changed in zip(run.connections, specs, strict=True):
-            if changed != connection.spec:
-                connection.change(changed)
-        run.spec = spec
+        changed = {shard.connection: shard for shard in shards}
+        for connection in run.connections:
+            shard = changed.get(connection.spec.connection)
+            if shard is not None and shard != connection.spec:
+                connection.change(shard)
+        run.spec, run.shards = spec, shards
+        run.reshape.set()
         return True
 
     def historians(self) -> dict[str, tuple[FeedSpec, Historian]]:
@@ -189,14 +197,50 @@ class FeedRuns:
 
     async def _record(self, run: FeedRun, keys: Mapping[str, str], until: int | None) -> None:
         """Keep the feed's connections until the session ends, None: for ever, or the disk is full."""
-        shards = make(run.spec, keys).shards()
-        gate = self._gates.setdefault(run.spec.provider, Gate())
+        run.shards = make(run.spec, keys).shards()
+        run.failed, reason = "", "recorder stopped"
+        tasks: dict[Connection, asyncio.Task[None]] = {}
+        full = asyncio.create_task(self._recording.disk.full.wait())
+        reshape = asyncio.create_task(run.reshape.wait())
+        try:
+            self._open_missing(run, keys, tasks)
+            while until is None or time.time_ns() < until:  # asked again: a suspended machine slept longer
+                timeout_s = None if until is None else min(SLEEP_MAX_S, _seconds(until, time.time_ns()))
+                waited = [*tasks.values(), full, reshape]
+                done, _ = await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                if full in done:
+                    reason = PAUSE_REASON
+                    break
+                for task in tasks.values():
+                    if task.done():
+                        task.result()  # a connection ends by an error of ours only
+                if reshape in done:
+                    await self._close_surplus(run, tasks)
+                    self._open_missing(run, keys, tasks)
+                    reshape = asyncio.create_task(run.reshape.wait())
+            else:
+                reason = END_OF_SESSION
+            self._log.info("feed.closed", feed=run.spec.name, reason=reason)
+        finally:
+            run.shards = []
+            try:
+                await asyncio.gather(*(c.stop(reason) for c in run.connections))
+            finally:
+                for task in [*tasks.values(), full, reshape]:
+                    task.cancel()
+                self._forget(run, run.connections)
+
+    def _open_missing(self, run: FeedRun, keys: Mapping[str, str], tasks: dict[Connection, asyncio.Task[None]]) -> None:
+        """Open the connections that there shall be and are not."""
+        gate, there = self._gates.setdefault(run.spec.provider, Gate()), {c.spec.connection for c in run.connections}
 
         def made(spec: FeedSpec) -> Feed:
             return make(spec, keys)
 
-        run.connections = [
-            Connection(
+        for shard in run.shards:
+            if shard.connection in there:
+                continue
+            connection = Connection(
                 shard,
                 made(shard),
                 self._recording.journal,
@@ -207,32 +251,26 @@ class FeedRuns:
                 observe=self._recording.observe,
                 rows=self._delivered,
             )
-            for shard in shards
-        ]
-        run.failed, reason = "", "recorder stopped"
-        tasks = [asyncio.create_task(connection.run()) for connection in run.connections]
-        full = asyncio.create_task(self._recording.disk.full.wait())
-        try:
-            while until is None or time.time_ns() < until:  # asked again: a suspended machine slept longer
-                timeout_s = None if until is None else min(SLEEP_MAX_S, _seconds(until, time.time_ns()))
-                done, _ = await asyncio.wait([*tasks, full], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-                if full in done:
-                    reason = PAUSE_REASON
-                    break
-                for task in done:
-                    task.result()  # a connection ends by an error of ours only
-            else:
-                reason = END_OF_SESSION
-            self._log.info("feed.closed", feed=run.spec.name, reason=reason)
-        finally:
-            try:
-                await asyncio.gather(*(c.stop(reason) for c in run.connections))
-            finally:
-                for task in [*tasks, full]:
-                    task.cancel()
-                run.frames_before += sum(c.frames for c in run.connections)
-                run.reconnects_before += sum(c.reconnects for c in run.connections)
-                run.connections = []
+            run.connections = [*run.connections, connection]
+            tasks[connection] = asyncio.create_task(connection.run())
+
+    async def _close_surplus(self, run: FeedRun, tasks: dict[Connection, asyncio.Task[None]]) -> None:
+        """Close the connections whose symbols are gone, before others are opened: some providers count strictly."""
+        while run.reshape.is_set():  # changed again meanwhile
+            run.reshape.clear()
+            wanted = {shard.connection for shard in run.shards}
+            surplus = [c for c in run.connections if c.spec.connection not in wanted]
+            await asyncio.gather(*(c.stop(NOT_WANTED) for c in surplus))
+            for connection in surplus:
+                tasks.pop(connection).cancel()
+            self._forget(run, surplus)
+
+    @staticmethod
+    def _forget(run: FeedRun, gone: list[Connection]) -> None:
+        """They have ended: keep their counts."""
+        run.frames_before += sum(c.frames for c in gone)
+        run.reconnects_before += sum(c.reconnects for c in gone)
+        run.connections = [c for c in run.connections if c not in gone]
 
 
 def check_feeds(specs: Iterable[FeedSpec]) -> None:

@@ -247,8 +247,10 @@ class Arrivals:
         counts      (n,) arrivals of every series of the profile so far, repeats and snapshots included
         last        (n,) ns, receive time of its last live one
         connection  (n,) which of the feed's connections delivers it; below 0: not known
-        since       (m,) ns of every connection: when it was ready, or its last frame of data; 0: not to be judged now
+        since       (m,) ns of every connection: when it was ready, or its last frame of data; 0: not to be judged now.
+                    Those past its end are gone
         """
+        since = np.append(since, np.zeros(max(0, len(self._connections.expected) - len(since)), np.int64))
         self._grow(counts, last, len(since))
         came = np.where(last > self._last, np.maximum(0, counts - self._count), 0)
         self._count, self._last = counts.copy(), last.copy()

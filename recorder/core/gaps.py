@@ -47,6 +47,7 @@ CAUSE_CHARS_MAX = 200
 SOURCES = 1 << 16  # ids of a journal's sources are two bytes
 
 END_OF_SESSION = "end of session"  # nothing trades until the next one
+NOT_WANTED = "none of its symbols is wanted any more"  # closed by a reloaded configuration: nothing is missed
 NOT_TOLD = "ended without a word: the recorder was killed, or the disk was full"
 NO_TRADES = CANCELLED | CORRECTED | DUPLICATE | NAMED  # rows that say nothing about what has come
 
@@ -158,7 +159,7 @@ class GapBook:
         closed, cause = before.closed, before.reason[:CAUSE_CHARS_MAX] or "connection lost"
         if not closed:
             closed, cause = int(self._last_recv[before.source]), NOT_TOLD
-        if ts_recv <= closed:  # it was there before the old one closed
+        if ts_recv <= closed or before.reason == NOT_WANTED:  # it was there before the old one closed, or is another
             return
         series = self.out.series.id(feed, "*")
         self.out.gap(series, "*", GAP_DISCONNECT, ts_recv, ts_recv, cause, span_ns=ts_recv - closed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from recorder.core.gate import Gate
@@ -14,7 +14,7 @@ from recorder.shell.audit import AUDIT_S, Auditor, Observe, Reporter, Rows
 from recorder.shell.link import BEHIND, QUEUE_BYTES_MAX, FrameJournal, Link
 from recorder.shell.overlap import HeldJournal, replace
 from recorder.values.errors import RecorderError, UpgradeRefused
-from recorder.values.feed import SECOND, Command, Fatal, Feed, FeedSpec, Notice, Ready, Reconnect, Renew
+from recorder.values.feed import SECOND, Command, Fatal, Feed, FeedSpec, Key, Notice, Ready, Reconnect, Renew
 
 __all__ = ["Connection", "FrameJournal"]
 
@@ -123,6 +123,17 @@ class Connection:
         """
         if self._link is not None and self._link.alive:
             self._link.carry_out([Reconnect(reason)])
+
+    def ask_again(self, keys: Iterable[Key]) -> None:
+        """Unsubscribe from these and subscribe to them again while it is open; the others go on.
+
+        Without effect on what is not to be recorded, and while it is not ready: it is asked for on its way.
+        """
+        if self._link is not None and self._link.ready:
+            feed = self._link.session.feed
+            desired = feed.subscriptions().desired
+            if wanted := [key for key in keys if key in desired]:
+                self._link.carry_out(feed.resubscribe(wanted))
 
     def change(self, spec: FeedSpec) -> None:
         """The same connection with other symbols: subscribed and unsubscribed while it is open, the others go on.

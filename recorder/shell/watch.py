@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +53,7 @@ class Watched:
 @dataclass
 class WatchedFeed:
     arrivals: Arrivals
-    connections: dict[int, Watched] = field(default_factory=dict)  # by connection number
+    connections: dict[int, Watched] = field(default_factory=dict)  # by number
     mute: dict[int, int] = field(default_factory=dict)  # series → its last arrival
 
 
@@ -129,11 +129,13 @@ class Watch:
 
     def _look(self, name: str, run: Any, feed: WatchedFeed, now: int) -> None:
         profile, scalars = feed.arrivals.profile, self._recording.pipeline.kernels.state.scalars
-        connections = list(run.connections)
-        since = np.array([self._since(feed, i, c, now) for i, c in enumerate(connections)], np.int64)
+        connections = {connection.spec.connection: connection for connection in list(run.connections)}
+        since = np.zeros(max(connections, default=-1) + 1, np.int64)
+        for number, connection in connections.items():
+            since[number] = self._since(feed, number, connection, now)
         if not self._in_session(run, now):
             since[:] = 0
-        for number in [number for number in feed.connections if number >= len(connections)]:
+        for number in [number for number in feed.connections if number not in connections]:
             del feed.connections[number]
         place = self._places(connections)
         channels = [channel for channel in CHANNELS if channel in run.spec.channels]
@@ -151,7 +153,7 @@ class Watch:
         judgement = feed.arrivals.tick(now, counts, last, delivers, since)
         for number, silence in judgement.connections.items():
             self._judge(name, feed, connections[number], number, silence, now)
-        self._mutes(name, feed, judgement.series, last, now)
+        self._mutes(name, feed, connections, delivers, judgement.series, last, now)
 
     def _since(self, feed: WatchedFeed, number: int, connection: Any, now: int) -> int:
         """Since when a connection could have delivered; 0 while it is not to be judged."""
@@ -172,14 +174,14 @@ class Watch:
             return False
         return state.until_ns is None or (run.schedule.state(now - lead) == state and now < state.until_ns - drain)
 
-    def _places(self, connections: Sequence[Any]) -> dict[str, int]:
-        """Symbol → which connection delivers it: as configured, or as it came."""
+    def _places(self, connections: Mapping[int, Any]) -> dict[str, int]:
+        """Symbol → number of the connection that delivers it: as configured, or as it came."""
         place: dict[str, int] = {}
-        for i, connection in enumerate(connections):
-            place.update(dict.fromkeys(connection.spec.symbols, i))
+        for number, connection in connections.items():
+            place.update(dict.fromkeys(connection.spec.symbols, number))
             for source in list(self._recording.pipeline.sources.values()):
                 if source.spec == connection.spec:
-                    place.update(dict.fromkeys(source.scope.symbols, i))
+                    place.update(dict.fromkeys(source.scope.symbols, number))
         return place
 
     # Consequences.
@@ -208,7 +210,11 @@ class Watch:
         self._find(now, name, None, "critical", silence, f"connection {number} {words}; it is opened again")
         connection.reopen(words)
 
-    def _mutes(self, name: str, feed: WatchedFeed, series: dict[int, Silence], last: np.ndarray, now: int) -> None:
+    def _mutes(
+        self, name: str, feed: WatchedFeed, connections: Mapping[int, Any], delivers: np.ndarray,
+        series: dict[int, Silence], last: np.ndarray, now: int,
+    ) -> None:  # fmt: skip
+        """Tell of symbols that are mute while their connection delivers, and ask for them again, once."""
         for number in [number for number, since in feed.mute.items() if last[number] != since]:
             del feed.mute[number]
             symbol, channel = feed.arrivals.profile.names[number]
@@ -220,8 +226,9 @@ class Watch:
             feed.mute[number] = int(last[number])
             symbol, channel = feed.arrivals.profile.names[number]
             self._log.warning("symbol.mute", feed=name, symbol=symbol, channel=channel, **_evidence(silence))
-            words = f"{channel} of {symbol} {_words(silence)}, while others of its connection come"
+            words = f"{channel} of {symbol} {_words(silence)}, while others of its connection come; asked for again"
             self._find(now, name, symbol, "warning", silence, words)
+            connections[int(delivers[number])].ask_again([(channel, symbol)])
 
     def _find(self, now: int, feed: str, symbol: str | None, severity: str, silence: Silence, words: str) -> None:
         limit = math.log(self._config.watch.false_alarms_per_year) - math.log(365.25 * 86_400)

@@ -50,6 +50,7 @@ class Client:
         self.asked_at = 0.0  # when the set of subscriptions last changed, by the loop's clock
         self.subscribed = asyncio.Event()
         self.muted = np.zeros(len(conversation.venue.names), bool)  # symbols it is told nothing of, on command
+        self.forgotten = self.muted.copy()  # of those, the ones that are sent again once they are subscribed to anew
         self._mask = np.zeros((2, len(conversation.venue.names)), bool)
         self._renderer: Renderer | None = None
         self._held = bytearray()
@@ -86,7 +87,8 @@ class Client:
 
     def refresh(self) -> None:
         """Take over what the conversation has agreed to deliver."""
-        self._mask = self.conversation.mask()
+        before, self._mask = self._mask, self.conversation.mask()
+        self.muted[self.forgotten & (before & ~self._mask).any(0)] = False
         if self.withheld is not None:
             self._mask[:, self.withheld] = False
         if self.conversation.wanted:

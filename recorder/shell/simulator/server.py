@@ -395,12 +395,16 @@ class Simulator:
         """Keep connections open and say nothing, not even pongs."""
         self.slow(provider, 0)
 
-    def mute(self, provider: str, symbol: str | None = None) -> None:
-        """Send those connected nothing of a canonical symbol, or of any, and go on answering, pings included."""
+    def mute(self, provider: str, symbol: str | None = None, until_asked: bool = False) -> None:
+        """Send those connected nothing of a canonical symbol, or of any, and go on answering, pings included.
+
+        until_asked  a symbol that is unsubscribed from, and subscribed to again, is sent again
+        """
         stage = self._stages[provider]
         index = slice(None) if symbol is None else stage.venue.symbols.index(symbol)
         for client in stage.clients:
             client.muted[index] = True
+            client.forgotten[index] = until_asked
 
     def resume(self, provider: str) -> None:
         """End a stall or slowness; what was held back is sent at once."""
