@@ -23,6 +23,7 @@ POLL_SLOW_S = 0.02  # doubled up to this while nothing comes out: a busy server 
 POLL_FAILING_S = 1.0  # while the server cannot be asked, or a table is suspended
 CHECKPOINTS_MAX = 256  # 5 s of polls; beyond that neighbours are merged, which only releases a little later
 REPLACED_S = 0.5  # that a table looks replaced before it is said: a server that has just started tells it bit by bit
+COMPARED_POLL_S = 0.002  # between a sender's looks whether tables were compared; only on new connections
 DIRECTORIES_S = 1.0  # between looks whether tables are still the same ones
 _EXEC = "/exec?query="
 _STATES = _EXEC + quote("select name, suspended, writerTxn, sequencerTxn, errorTag, errorMessage from wal_tables()")
@@ -60,6 +61,9 @@ class AppliedPoller:
     loss) took rows with it that it had answered for. Nothing is released from then on; ``replaced`` is called with
     the table and what was seen: whoever owns the sink sends everything again that is not released, by another sink.
 
+    A server that was away may come back with older data, and new rows would bring its transactions past those known
+    before the next look. So whoever sends over a new connection waits by ``compare`` for a look begun after it.
+
     known  tables as an earlier run knew them: these are looked at once at the start, whether rows come or not
     """
 
@@ -90,6 +94,9 @@ class AppliedPoller:
         self._suspected_at: float | None = None  # time.monotonic() since when a table has looked replaced
         self.known = dict(known or {})  # replaced by another dict at each change: others may read it
         self._unchecked = set(self.known)
+        self._wanted = self._compared_to = 0  # comparisons asked for; the last of them that found everything there
+        self._failed = 0  # looks that failed
+        self._hurry = threading.Event()  # ends a pause
         self._directories: dict[str, str] = {}  # as last asked for
         self._directories_due = 0.0
         if self._unchecked:
@@ -105,6 +112,25 @@ class AppliedPoller:
             self._fresh.position = position
             self._fresh.tables.update(tables)
         self._something.set()
+
+    def compare(self, closing: threading.Event) -> bool:
+        """Wait until tables, asked for from now on, have what they had; False when ``closing`` is set before.
+
+        From any thread. For ever once a table lost rows. Raises ConnectionError when the server cannot be asked.
+        """
+        with self._lock:
+            if not self.known:
+                return True
+            self._wanted += 1
+            wanted, failed = self._wanted, self._failed
+        self._something.set()
+        self._hurry.set()
+        while self._compared_to < wanted:
+            if self._failed != failed:
+                raise ConnectionError(f"tables cannot be compared: {self.last_error}")
+            if closing.wait(COMPARED_POLL_S):
+                return False
+        return True
 
     @property
     def compared(self) -> bool:
@@ -122,6 +148,7 @@ class AppliedPoller:
     def close(self, timeout_s: float) -> None:
         self._closing.set()
         self._something.set()
+        self._hurry.set()
         self._connection.abort()
         self._thread.join(timeout_s)
         self._connection.close()
@@ -141,19 +168,25 @@ class AppliedPoller:
                 pause_s = POLL_FAILING_S
                 if not self._closing.is_set():
                     self._tell_unaskable(error)
+                self._failed += 1
             with self._lock:
-                idle = not (self._waiting or self._fresh or self._unchecked)
+                idle = not (self._waiting or self._fresh or self._unchecked or self._wanted != self._compared_to)
                 if idle and not self._closing.is_set():
                     self._something.clear()
                     misses = 0
                     continue
-            self._closing.wait(pause_s)
+            self._hurry.wait(pause_s)
+            self._hurry.clear()
 
     def _poll(self) -> None:
         with self._lock:  # before the question: an answer given after it may not be in what the server says
             fresh, self._fresh = self._fresh, None
             if fresh is not None:
                 self._waiting.append(fresh)
+            wanted = self._wanted
+        if wanted != self._compared_to:
+            self._unchecked |= set(self.known)
+            self._directories_due = 0.0
         if not self._unchecked and not any(each.tables or each.targets for each in self._waiting):
             self._release({})  # blocks without rows wait for nobody
             return
@@ -162,6 +195,7 @@ class AppliedPoller:
         states = self._ask()
         if self._look_for_replaced(states):
             return
+        self._compared_to = wanted
         for checkpoint in self._waiting:
             for table in checkpoint.tables:
                 checkpoint.targets[table] = states[table].sequencer

@@ -11,6 +11,7 @@ import re
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -130,10 +131,16 @@ class HttpConnection:
     """One kept connection. Used by one thread at a time; ``abort`` may come from another.
 
     answer_bytes_max  of a body; more is a BadAnswer
+    opened            called whenever a connection was made, before anything is sent over it
     """
 
-    def __init__(self, address: Address, answer_bytes_max: int = ANSWER_BYTES_MAX) -> None:
-        self.address, self._answer_bytes_max = address, answer_bytes_max
+    def __init__(
+        self,
+        address: Address,
+        answer_bytes_max: int = ANSWER_BYTES_MAX,
+        opened: Callable[[], None] | None = None,
+    ) -> None:
+        self.address, self._answer_bytes_max, self._opened = address, answer_bytes_max, opened
         self._socket: socket.socket | None = None
         self._context: ssl.SSLContext | None = None
         self._authorization = f"Authorization: {address.authorization}\r\n" if address.authorization else ""
@@ -196,6 +203,8 @@ class HttpConnection:
     def _round_trip(self, head: bytes, body: memoryview | bytes, timeout_s: float) -> Answer:
         if self._socket is None:
             self._socket = self._connect()
+            if self._opened is not None:
+                self._opened()
         if self._aborted:
             raise ConnectionAbortedError("closed here")
         kept = self._socket

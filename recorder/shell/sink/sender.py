@@ -119,13 +119,16 @@ class TableSender:
         health: Health,
         apply_schema: Callable[[], object] | None,
         uniform: Callable[[], float],
+        compare: Callable[[threading.Event], bool],
     ) -> None:
+        """compare: waits until tables are found to have what they had, False when the event is set before."""
         self.table = table
         self.rows = self.bytes = self.requests = self.retries = self.rejected = 0
         self.latency = [0] * LATENCY_BUCKETS
-        self._connection = HttpConnection(address)
+        self._connection = HttpConnection(address, opened=self._compare)
         self._encoder = Encoder() if encoder == "numba" else None
         self._health, self._apply_schema, self._uniform = health, apply_schema, uniform
+        self._compared = compare
         self._waiting: deque[Job] = deque()  # bounded by the blocks in flight, which the sink counts
         self._wake = threading.Condition()
         self._closing = threading.Event()
@@ -146,6 +149,14 @@ class TableSender:
         self._connection.abort()
         self._thread.join(timeout_s)
         self._connection.close()
+
+    def _compare(self) -> None:
+        """A new connection may lead to a server whose data was put back: rows sent now would hide what it lacks.
+
+        Raises ConnectionError, as if it were none, when the server cannot be asked; Closing.
+        """
+        if not self._compared(self._closing):
+            raise Closing
 
     def _run(self) -> None:
         try:
@@ -255,6 +266,7 @@ class TableSender:
             if status == 400 and "creating new" in reason and self._repair_schema():
                 continue
             self._health.fail(self.table.name, status, reason)
+            self._connection.close()  # whatever was wrong: tables are compared before anything is sent again
             delay_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2 ** min(attempt, 16)) * (0.5 + 0.5 * self._uniform())
             attempt += 1
             self._closing.wait(delay_s)

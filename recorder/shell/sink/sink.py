@@ -217,8 +217,9 @@ class Sink:
         sender = self._senders.get(name)
         if sender is None:
             sender = self._senders[name] = TableSender(
-                rows.table, self._address, self._encoder, self._health, self._apply_schema, self._uniform
-            )
+                rows.table, self._address, self._encoder, self._health, self._apply_schema, self._uniform,
+                self._poller.compare,
+            )  # fmt: skip
         sender.put(
             Job(
                 block.position,

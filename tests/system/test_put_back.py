@@ -1,0 +1,97 @@
+# ruff: noqa: F811 (fixtures of test_run and test_sink)
+"""QuestDB comes back with older data while a recorder runs: it is noticed before new rows hide what is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from conftest import QuestDB
+from proxy import Proxy
+from recorder_process import Recorder, external
+from test_outages import bring_back, more_rows
+from test_run import assert_stored_once, exchange, feed, own_server, start  # noqa: F401
+from test_sink import DEADLINE_S, Blocks, make_sink, settings, submit, wait_until  # noqa: F401
+
+from recorder.shell.database import Database
+from recorder.shell.database.migrate import apply_schema
+from recorder.values.config import Config
+
+
+def copied(server: Database, older: Path) -> None:
+    """The server's data as it is now, beside it."""
+    server.stop()
+    shutil.copytree(server.root / "db", older)
+    server.start()
+
+
+def put_back(server: Database, older: Path) -> None:
+    """Kill the server and start it again with what was copied."""
+    pid = server.status().pid
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    server.stop()
+    shutil.rmtree(server.root / "db")
+    older.rename(server.root / "db")
+    server.start()
+
+
+def test_data_put_back_under_a_live_sink_is_noticed_before_anything_is_sent(
+    own_server: Database, make_sink: Any, tmp_path: Path
+) -> None:
+    """While nobody can ask for transactions, enough blocks to bring them past those known wait to be sent."""
+    own_server.start()
+    with Proxy(("127.0.0.1", own_server.http_port)) as asked, own_server.client() as client:
+        questdb = settings(own_server.ilp, f"http://127.0.0.1:{asked.port}")
+        apply_schema(client, msgspec.structs.replace(Config(), questdb=questdb))
+        told: list[str] = []
+        sink, _ = make_sink(questdb, on_replaced=lambda table, reason: told.append(table))
+        blocks = Blocks()
+        for number in range(5):
+            if number == 2:
+                copied(own_server, tmp_path / "older")
+            submit(sink, blocks.block(10))
+            assert sink.drain(DEADLINE_S)
+        assert sink.known["trades"].transactions > 0
+        asked.refuse()
+        asked.cut()
+        put_back(own_server, tmp_path / "older")
+        for number in range(5, 5 + sink.blocks_in_flight_max):
+            more = Blocks()  # blocks of one origin would go as one transaction
+            more.position, more.ids = number * 1000, number * 10
+            sink.submit(more.block(10))
+        wait_until(lambda: sink.last_error, "the server to be asked in vain")
+        asked.accept()
+        wait_until(lambda: told, "the loss to be seen")
+        assert told == ["trades"]
+        assert (sink.answered_position, sink.room()) == (5000, False)
+        assert client.value("select count() from trades") == 20
+    sink.close()
+    own_server.stop()
+
+
+def test_what_data_put_back_under_a_running_recorder_lost_is_sent_again_or_can_be_brought_back(
+    start: Callable[..., Recorder], own_server: Database, tmp_path: Path
+) -> None:
+    own_server.start()
+    with own_server.client() as client:
+        client.execute("DROP TABLE IF EXISTS trades")
+    with exchange("coinbase", rate=2000) as place:
+        recorder = start({"live": feed(place, "coinbase")}, questdb=external(own_server.sql_url))
+        more_rows(recorder, 500, "the first rows")
+        copied(own_server, tmp_path / "older")
+        more_rows(recorder, 500, "rows that are going to be lost")
+        put_back(own_server, tmp_path / "older")
+        (told,) = recorder.wait_event("engine.rewound")
+        more_rows(recorder, 500, "rows after it")
+        assert recorder.end() == 0, recorder.text()
+        assert recorder.events("recorder.stopped", drained=True)
+        bring_back(recorder, told)
+        with own_server.client() as client:
+            assert_stored_once(QuestDB(own_server, client, None), "live", place, "coinbase", at_least=1000)
+    own_server.stop()
