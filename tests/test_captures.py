@@ -5,21 +5,30 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 
+import market_of_gaps as market
 import msgspec
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from undisturbed import Fold, Keyed, frames_of, names_of
 
-from recorder.core.frames import BINARY, CLOSED, OPENED, SENT, SOURCE, TEXT
+from recorder.core import history, observations
+from recorder.core.frames import BINARY, CLOCK, CLOSED, OBSERVED, OPENED, RESPONSE, SENT, SOURCE, TEXT, Frames
+from recorder.core.history import HISTORY_CONNECTION, Page
+from recorder.core.observations import NO_SOURCE
+from recorder.core.pipeline import Pipeline
 from recorder.shell.captures import merge, name_for, open_capture, to_frames, to_lines
-from recorder.shell.journal import Journal
-from recorder.shell.journal.segments import segment_info
+from recorder.shell.journal import Journal, lines, reading
+from recorder.shell.journal.segments import list_segments, segment_info
+from recorder.values.config import KernelsConfig
 from recorder.values.errors import CaptureError
-from recorder.values.feed import FeedSpec
+from recorder.values.feed import FeedSpec, HistoryRequest
+from recorder.values.tables import BACKFILLED, TABLES
 
 COINBASE = "cryptofeed/COINBASE/2021-04-17_COINBASE.ws.28.0.gz"
 KRAKEN = "cryptofeed/KRAKEN/2021-04-17_KRAKEN.ws.{}.0.gz"
@@ -270,6 +279,64 @@ def test_a_journal_reads_as_the_frames_appended_whole_or_by_segment(tmp_path: Pa
     segments = [path for path in (tmp_path / "journal").iterdir() if segment_info(path) is not None]
     assert len(segments) == 1
     assert list(open_capture(segments[0])) == items
+
+
+def journalled(folder: Path) -> None:
+    """Segments of 4 kB that hold a gap repaired from history, rows of the recorder's own, clocks, nonsense, minutes."""
+    now = market.START
+    live, minute = FeedSpec(name="f", provider="test"), 60 * 10**9
+    with Journal.open(folder, segment_bytes=4096, compress=False, now=lambda: now) as journal:
+        source = journal.source(live)
+        answers = journal.source(msgspec.structs.replace(live, connection=HISTORY_CONNECTION))
+        journal.append(source, OPENED, now, b"")
+        for number in range(1, 300):
+            now = market.trade(number).ts + market.LAG + number // 100 * minute
+            if not 50 <= number < 60:
+                payload = b"?" if number % 70 == 0 else msgspec.json.encode([market.trade(number)])
+                journal.append(source, TEXT, now, payload)
+            if number == 150:
+                gap = ("f", "A", "trades", 1, market.trade(60).ts, 50)
+                request = HistoryRequest("A", "trades", market.trade(40).ts, market.trade(70).ts, from_id=50, to_id=59)
+                body = msgspec.json.encode([market.trade(n) for n in range(50, 60)])
+                page = Page(gap=gap, request=request, last=True)
+                journal.append(answers, RESPONSE, now, history.encode(page, body))
+                journal.append(NO_SOURCE, CLOCK, now := now + minute, b"")
+            if number % 100 == 0:
+                row = (now, "f", "total", 3, 10, 20, None, 40, -5, 60)
+                journal.append(NO_SOURCE, OBSERVED, now, observations.encode(TABLES["latency"], [row]))
+        journal.append(NO_SOURCE, CLOCK, now + 3 * minute, b"")
+
+
+def folded(stream: Iterable[Frames]) -> dict[str, Keyed]:
+    fold = Fold()
+    fold.pipeline = Pipeline(KernelsConfig(time_gap_s=0), market.StandIn)  # type: ignore[arg-type]
+    for frames in stream:
+        fold.consume(frames)
+    return fold.finish()
+
+
+def test_a_journal_gives_the_rows_of_its_recording_whole_by_segments_or_exported(tmp_path: Path) -> None:
+    journalled(tmp_path / "journal")
+    stream: list[Frames] = []
+    frames_of(tmp_path / "journal", stream.append)
+    expected = folded(stream)
+    assert len(expected["trades"]) == 299 - 4
+    flags = names_of(TABLES["trades"]).index("flags")
+    assert sum((row[flags] or 0) & BACKFILLED > 0 for row in expected["trades"].values()) == 10
+    assert [row for row in expected["gaps"].values() if "repaired" in row]
+    assert (len(expected["latency"]), len(expected["rejected"])) == (2, 4)
+    assert expected["coverage"]
+    with lines.created(tmp_path / "out.jsonl") as file:
+        file.writelines(lines.to_lines(reading.read(tmp_path / "journal"), lambda end, ts: True))
+    segments = [info.path for info in list_segments(tmp_path / "journal")]
+    assert len(segments) > 3
+    whole = open_capture(tmp_path / "journal")
+    assert folded(to_frames(whole)) == expected
+    assert folded(to_frames(open_capture(tmp_path / "out.jsonl"))) == expected
+    assert folded(to_frames(merge(map(open_capture, segments[::-1])))) == expected
+    other = open_capture(write(tmp_path / "a.log", LOG))
+    kinds = [item[1] for item in merge([whole, other]) if item[1] not in (TEXT, BINARY)]
+    assert (kinds.count(RESPONSE), kinds.count(CLOCK), kinds.count(OBSERVED)) == (1, 2, 2)
 
 
 def test_a_folder_without_a_journal_and_binary_nonsense_are_named(tmp_path: Path) -> None:

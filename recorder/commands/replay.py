@@ -82,8 +82,9 @@ def replay(
 ) -> Summary:
     """Bring the recordings into the database; return once every row is queryable.
 
-    Several recordings are merged by receive time. Rows are named after the configured feed of the same provider and
-    options, so that they join what was recorded live.
+    A journal gives the rows that it gave when it was recorded, under the names that its feeds had. Rows of captures are
+    named after the configured feed of the same provider and options, so that they join what was recorded live. Several
+    recordings are merged by receive time.
     """
     from recorder.commands.load import loader, refresh_views
     from recorder.feeds import PROVIDERS
@@ -95,9 +96,10 @@ def replay(
     pace = _pace(speed)
     recordings = [captures.open_capture(path, provider, options) for path in paths]
     for recording in recordings:
-        recording.specs = [
-            msgspec.structs.replace(spec, name=captures.name_for(spec, config.feeds)) for spec in recording.specs
-        ]
+        if recording.journal is None:
+            recording.specs = [
+                msgspec.structs.replace(spec, name=captures.name_for(spec, config.feeds)) for spec in recording.specs
+            ]
     whole = recordings[0] if len(recordings) == 1 else captures.merge(recordings)
     started = time.monotonic()
     with loader(config, logs.get("recorder")) as load:

@@ -14,13 +14,27 @@ from typing import IO
 from urllib.parse import urlsplit
 
 import msgspec
+import numpy as np
 import zstandard
 
-from recorder.core.frames import BINARY, CLOSED, OPENED, SENT, SOURCE, TEXT, Frames
+from recorder.core.frames import (
+    BINARY,
+    CLOCK,
+    CLOSED,
+    HEADER_BYTES,
+    OBSERVED,
+    OPENED,
+    RESPONSE,
+    SENT,
+    SOURCE,
+    TEXT,
+    Frames,
+)
+from recorder.core.observations import NO_SOURCE
 from recorder.values.errors import CaptureError, RecorderError
 from recorder.values.feed import FeedSpec
 
-Item = tuple[int, int, int, bytes]  # index into specs, kind, ts_recv in ns, payload
+Item = tuple[int, int, int, bytes]  # index into specs (or NO_SOURCE), kind, ts_recv in ns, payload
 
 LINE_BYTES_MAX = 1 << 26  # the longest REST answers recorded are 1 MB; past 64 MB it is no line of text
 EXCERPT = 80
@@ -54,6 +68,8 @@ _PREFIXES = {"spot_": "spot", "usdm_": "usdm", "cm_": "coinm"}  # of hftbacktest
 _PLAIN = {("binance", "market"): "spot", ("coinbase", "api"): "exchange"}  # option values that a name leaves out
 _KINDS = {"text": TEXT, "binary": BINARY, "opened": OPENED, "closed": CLOSED, "sent": SENT}
 KIND_NAMES = {code: name for name, code in _KINDS.items()}
+_JOURNALLED = {*KIND_NAMES, RESPONSE, CLOCK, OBSERVED}
+_NOBODYS = (CLOCK, OBSERVED)  # kinds of frames that no connection received
 
 
 class Capture:
@@ -63,11 +79,21 @@ class Capture:
     frames   text and binary frames of the last iteration so far
     http     HTTP answers left out of it
     skipped  what else was left out, by kind: "blank", "configuration", "rest"
+    journal  gives a journal's frames as it holds them, declarations and positions included; None where it is none, or
+             is to be read as another provider's
+    extent   where a journal's frames begin and end, as positions
     Iterating raises CaptureError at the first line that does not fit, naming it.
     """
 
-    def __init__(self, path: str, specs: list[FeedSpec], read: Callable[[Capture], Iterator[Item]]) -> None:
-        self.path, self.specs, self._read = path, specs, read
+    def __init__(
+        self,
+        path: str,
+        specs: list[FeedSpec],
+        read: Callable[[Capture], Iterator[Item]],
+        journal: Callable[[], Iterator[Frames]] | None = None,
+    ) -> None:
+        self.path, self.specs, self._read, self.journal = path, specs, read, journal
+        self.extent = (0, 0)
         self.frames = self.http = 0
         self.skipped: dict[str, int] = {}
 
@@ -330,16 +356,20 @@ def _journal(
 ) -> Capture:
     indexes: dict[bytes, int] = {}  # spec as declared → index; a source id may be declared anew with another spec
     specs: list[FeedSpec] = []
+    begin, end = -1, 0
     for block in frames():
-        for i in range(block.count):
-            if block.kinds[i] == SOURCE and (declared := block.payload(i)) not in indexes:
+        if block.count:
+            begin = begin if begin >= 0 else int(block.ends[0] - block.lengths[0]) - HEADER_BYTES
+            end = block.end
+        for i in np.flatnonzero(block.kinds == SOURCE).tolist():
+            if (declared := block.payload(i)) not in indexes:
                 spec = msgspec.json.decode(declared, type=FeedSpec)
                 if provider or options is not None:
                     pair = _override((spec.provider, spec.options), provider, options)
                     spec = msgspec.structs.replace(spec, provider=pair[0], options=pair[1])
                 indexes[declared] = len(specs)
                 specs.append(spec)
-    if not specs:
+    if begin < 0:
         raise CaptureError(
             f"{path}: holds no frames in any format read here: journal, cryptofeed, hftbacktest, JSON lines"
         )
@@ -351,11 +381,15 @@ def _journal(
                 kind, source = int(block.kinds[i]), int(block.sources[i])
                 if kind == SOURCE:
                     current[source] = indexes[block.payload(i)]
+                elif kind in _NOBODYS:
+                    yield NO_SOURCE, kind, int(block.ts_recv[i]), block.payload(i)
                 elif source not in current:
                     capture.skip("undeclared source")  # its declaration lies in a damaged part
-                elif kind in KIND_NAMES:
+                elif kind in _JOURNALLED:
                     yield current[source], kind, int(block.ts_recv[i]), block.payload(i)
                 else:
                     capture.skip(f"kind {kind}")
 
-    return Capture(str(path), specs, read)
+    capture = Capture(str(path), specs, read, frames if provider is None and options is None else None)
+    capture.extent = (begin, end)
+    return capture

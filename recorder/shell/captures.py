@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import base64
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from recorder.core.frames import BINARY, SOURCE, TEXT, Frames, frames_from_list
+from recorder.core.history import HISTORY_CONNECTION
+from recorder.core.observations import NO_SOURCE
 from recorder.shell.capture_formats import (
     KIND_NAMES,
     Capture,
@@ -72,11 +75,17 @@ def open_capture(path: str | Path, provider: str | None = None, options: dict[st
 
 
 def to_frames(capture: Capture, bytes_max: int = FRAMES_BYTES_MAX) -> Iterator[Frames]:
-    """Frames as a journal would hand them over: the sources first, then about ``bytes_max`` payload bytes in each."""
+    """Frames as a journal would hand them over: the sources first, then about ``bytes_max`` payload bytes in each.
+
+    Of a journal they are its own, as they lie in it.
+    """
+    if capture.journal is not None:
+        yield from capture.journal()
+        return
     batch: list[tuple[int, int, int, bytes]] = []
     size, position, declared = 0, 0, False
     for index, kind, ts, payload in capture:
-        if not declared:
+        if not declared:  # nothing has been collected yet
             batch = [(SOURCE, i, ts, msgspec.json.encode(spec)) for i, spec in enumerate(capture.specs)]
             declared = True
         batch.append((kind, index, ts, payload))
@@ -90,12 +99,17 @@ def to_frames(capture: Capture, bytes_max: int = FRAMES_BYTES_MAX) -> Iterator[F
 
 
 def to_lines(capture: Capture) -> Iterator[bytes]:
-    """The recording as JSON lines, the format ``open_capture`` reads as our own export."""
+    """The recording as JSON lines, the format ``open_capture`` reads as our own export.
+
+    What only a journal holds, such as answers of a history, is left out: `recorder journal export` carries it.
+    """
     encode = msgspec.json.encode
     for spec in capture.specs:
         yield encode({"feed": _line_name(spec), "spec": spec}) + b"\n"
     names = [_line_name(spec) for spec in capture.specs]
     for index, kind, ts, payload in capture:
+        if kind not in KIND_NAMES:
+            continue
         line: dict[str, Any] = {"ts_recv": ts, "feed": names[index]}
         text = text_of(payload) if kind != BINARY else None
         if text is None:
@@ -109,7 +123,8 @@ def to_lines(capture: Capture) -> Iterator[bytes]:
 def merge(captures: Iterable[Capture]) -> Capture:
     """Several recordings as one, by receive time (ties in the order given).
 
-    Recordings of one feed become connections 0, 1, 2 … of that feed. Each must itself be in order of time.
+    Recordings of one feed become connections 0, 1, 2 … of that feed; answers of its history stay such. Each must
+    itself be in order of time. Successive segments of one journal are that journal.
     """
     parts = list(captures)
     specs: list[FeedSpec] = []
@@ -118,6 +133,9 @@ def merge(captures: Iterable[Capture]) -> Capture:
     for part in parts:
         bases.append(len(specs))
         for spec in part.specs:
+            if spec.connection == HISTORY_CONNECTION:
+                specs.append(spec)
+                continue
             number = used.get(spec.name, 0)
             used[spec.name] = number + 1
             specs.append(msgspec.structs.replace(spec, connection=number))
@@ -125,7 +143,7 @@ def merge(captures: Iterable[Capture]) -> Capture:
     def read(whole: Capture) -> Iterator[Item]:
         def shifted(part: Capture, base: int) -> Iterator[Item]:
             for index, kind, ts, payload in part:
-                yield base + index, kind, ts, payload
+                yield index if index == NO_SOURCE else base + index, kind, ts, payload
 
         streams = [shifted(part, base) for part, base in zip(parts, bases, strict=True)]
         yield from heapq.merge(*streams, key=lambda item: item[2])
@@ -134,7 +152,16 @@ def merge(captures: Iterable[Capture]) -> Capture:
             for what, count in part.skipped.items():
                 whole.skipped[what] = whole.skipped.get(what, 0) + count
 
-    return Capture(" + ".join(part.path for part in parts), specs, read)
+    return Capture(" + ".join(part.path for part in parts), specs, read, _successive(parts))
+
+
+def _successive(parts: list[Capture]) -> Callable[[], Iterator[Frames]] | None:
+    """The frames of segments that follow one another, in the order of the journal; None: they are something else."""
+    ordered = sorted(parts, key=lambda part: part.extent)
+    journals = [part.journal for part in ordered if part.journal is not None]
+    if len(journals) < len(parts) or any(a.extent[1] != b.extent[0] for a, b in pairwise(ordered)):
+        return None
+    return lambda: chain.from_iterable(journal() for journal in journals)
 
 
 def name_for(spec: FeedSpec, configured: Iterable[FeedSpec]) -> str:

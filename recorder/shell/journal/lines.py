@@ -4,7 +4,8 @@ The first line names the format and its version. Each further line is a frame:
 ``{"position":4242,"ts_recv":1618677817061845000,"kind":"text","source":0,"feed":"cb","payload":"…"}``. ``payload`` is
 text; what is no UTF-8 stands in ``base64`` instead. ``source`` is the connection's number, ``feed`` its feed, with
 ``/1``, ``/2`` … for further connections. A line of kind "source" declares a number: its payload is the connection's
-spec; a declaration that only repeats is left out. ``position`` tells where the frame was, just past it.
+spec; before what was chosen a declaration that only repeats is left out. ``position`` tells where the frame was, just
+past it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from recorder.core.frames import (
     BINARY,
     CLOCK,
     CLOSED,
+    ENDS,
     FRAME_BYTES_MAX,
+    HEADER_BYTES,
     KIND_MAX,
     OBSERVED,
     OPENED,
@@ -73,13 +76,14 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class Frame(NamedTuple):
-    """A frame as a line says. ``number`` is the line's."""
+    """A frame as a line says. ``number`` is the line's; ``position`` is 0 where it names none."""
 
     number: int
     kind: int
     source: int
     ts_recv: int
     payload: bytes
+    position: int
 
 
 # Out.
@@ -98,7 +102,7 @@ def to_lines(stream: Iterable[Frames], chosen: Callable[[int, int], bool]) -> It
         for i, (kind, source, ts_recv, _, _, end) in enumerate(frames.table.T.tolist()):
             payload = frames.payload(i) if kind == SOURCE or chosen(end, ts_recv) else None
             if kind == SOURCE and payload is not None:
-                if declared.get(source) == payload:
+                if declared.get(source) == payload and not chosen(end, ts_recv):
                     continue
                 declared[source] = payload
                 feeds[source] = _feed_of(payload)
@@ -187,7 +191,8 @@ def read_lines(path: Path) -> Iterator[Frame]:
             continue
         try:
             line = decode(raw)
-            yield Frame(number, _kind(line.kind), _source(line.source), _ts(line.ts_recv), _payload(line))
+            kind, source, ts_recv = _kind(line.kind), _source(line.source), _ts(line.ts_recv)
+            yield Frame(number, kind, source, ts_recv, _payload(line), _position(line.position))
         except (msgspec.MsgspecError, ValueError) as error:
             raise wrong_line(path, number, f"a frame ({error})", raw) from error
     if not begun:
@@ -224,6 +229,12 @@ def _ts(ts_recv: int) -> int:
     return ts_recv
 
 
+def _position(position: int) -> int:
+    if not 0 <= position < 1 << 62:
+        raise ValueError(f"position {position} is none of a journal")
+    return position
+
+
 def _payload(line: _Line) -> bytes:
     if (line.payload is None) == (line.base64 is None):
         raise ValueError("expected either payload or base64")
@@ -240,17 +251,29 @@ def _payload(line: _Line) -> bytes:
 
 
 def read_frames(path: Path) -> Iterator[Frames]:
-    """The same frames as a journal hands them out."""
+    """The same frames as a journal hands them out, at the positions they had there.
+
+    A frame that names none, or one that is not past the frame before, gets the first one possible.
+    """
     batch: list[tuple[int, int, int, bytes]] = []
+    ends: list[int] = []
     size = position = 0
-    for _, kind, source, ts_recv, payload in read_lines(path):
+    for _, kind, source, ts_recv, payload, end in read_lines(path):
         batch.append((kind, source, ts_recv, payload))
+        position = max(end, position + HEADER_BYTES + len(payload))
+        ends.append(position)
         size += len(payload)
         if size >= FRAMES_BYTES_MAX:
-            yield (frames := frames_from_list(batch, position))
-            batch, size, position = [], 0, frames.end
+            yield _at(batch, ends)
+            batch, ends, size = [], [], 0
     if batch:
-        yield frames_from_list(batch, position)
+        yield _at(batch, ends)
+
+
+def _at(batch: list[tuple[int, int, int, bytes]], ends: list[int]) -> Frames:
+    frames = frames_from_list(batch)
+    frames.table[ENDS] = ends
+    return Frames(frames.data, frames.table, ends[-1])
 
 
 def import_lines(path: Path, directory: Path, segment_bytes: int) -> int:
@@ -269,7 +292,7 @@ def import_lines(path: Path, directory: Path, segment_bytes: int) -> int:
         with Journal.open(
             scratch, segment_bytes=segment_bytes, rotate_s=ROTATE_NEVER_S, compress=False, now=lambda: now
         ) as journal:
-            for number, kind, source, ts_recv, payload in read_lines(path):
+            for number, kind, source, ts_recv, payload, _ in read_lines(path):
                 now = ts_recv  # declarations bear the time of the frames, not of this import
                 if kind == SOURCE:
                     try:
