@@ -80,6 +80,8 @@ def _one_series(rows, members, p, contiguous, session_of, out, gaps):
         withdrawn = flags & t.CANCELLED
         key = (row["trade_id"], row["exchange"])
         if not flags & (t.CANCELLED | t.CORRECTED):
+            if contiguous and last_id is not None and row["trade_id"] <= last_id and row["ts_event"] > last_ts + 10**9:
+                recent, whole, last_id = [], set(), None  # the provider's ids start over
             newest = contiguous and (last_id is None or row["trade_id"] > last_id)
             known = contiguous and row["trade_id"] in whole and row["ts_event"] <= last_ts
             if known or (key in recent[-RECENT_IDS:] and not newest):

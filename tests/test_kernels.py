@@ -264,3 +264,14 @@ def test_a_quote_older_than_the_last_of_its_series_is_late(times):
     k.quotes(rows)
     late = [any(s == series and before > ts for s, before in times[:i]) for i, (series, ts) in enumerate(times)]
     assert ((rows["flags"] & t.LATE) != 0).tolist() == late
+
+
+def test_ids_that_start_over_are_new_trades_and_no_repeats_even_within_one_stamp():
+    """A provider that counts from one again, a second or more later: every trade is stored, the next loss is known."""
+    before = [{"ts_event": START + i, "trade_id": 100 + i} for i in range(200)]
+    later = START + 10 * 10**9
+    after = [{"ts_event": later + i // 50, "trade_id": 100 + i} for i in range(300) if i != 250]
+    rows = rows_of([{"price": 10.0, "size": 1.0, **record} for record in before + after])
+    gaps = kernels().trades(rows)
+    assert not (rows["flags"] & t.DUPLICATE).any()
+    assert [(g[4], g[5]) for g in gaps.tolist()] == [(350, 350)]

@@ -44,6 +44,7 @@ BY_NEXT, BY_NAME, BY_CLOCK = 0, 1, 2  # what told of a gap: the trade after it, 
 # symbol, upwards over all connections.
 IDS_OPAQUE, IDS_CONTIGUOUS, QUOTES_NUMBERED = 0, 1, 2
 NO_TIME = LONG_NULL
+RESTART_NS = 1_000_000_000  # matching engines stamp out of order by milliseconds, a repeat is never newer at all
 
 
 @dataclass(frozen=True)
@@ -279,8 +280,9 @@ def trades_kernel(
     A row flagged HISTORY is known to have been missing: it is no repeat and no gap, becomes LATE, counts in the VWAP of
     the present session if it belongs to it, and changes nothing else.
     A row seen before is flagged DUPLICATE and changes nothing else: the same id and exchange among the last RECENT_IDS,
-    or a contiguous id since which none was missing, no newer than the newest row (a provider that starts its ids over
-    does so later). So an overlap of two connections may be of any length.
+    or a contiguous id since which none was missing, no newer than the newest row. So an overlap of two connections may
+    be of any length. A contiguous id that is not newer, of a trade RESTART_NS after every other, begins the ids anew:
+    a listing that was replaced, a provider that counts from one again. Nothing before it is a repeat or missing then.
     A row older than the last one is LATE: it counts in the session VWAP and nowhere else, so that rolling state never
     runs backwards. Cancelled, ineligible and backfilled-late rows never set a price.
     Oracle: tests/reference.py::trades
@@ -314,6 +316,9 @@ def trades_kernel(
         key = number ^ (np.int64(row.exchange + 1) << 48)
         if not flags & (CANCELLED | CORRECTED):
             contiguous = (s.id_kind & IDS_CONTIGUOUS) != 0
+            if contiguous and s.last_id != LONG_NULL and number <= s.last_id and ts > s.last_ts + RESTART_NS:
+                s.last_id = LONG_NULL
+                s.seen = s.named = 0
             newest = contiguous and number > s.last_id
             known = contiguous and s.first_id <= number <= s.last_id and ts <= s.last_ts
             if known or (not newest and _seen_before(ids[row.series], key, s.seen)):

@@ -6,6 +6,7 @@ import base64
 import http.client
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import orjson
 from recorder.values.errors import DatabaseError
 
 TIMEOUT_S = 65.0  # the server gives up a query after 60 s (query.timeout): its words shall come first
+CROWDED_WAITS_S = (0.1, 0.3, 1.0)  # before asking again when it has too many connections: others end
 CONNECT_TIMEOUT_S = 5.0
 RESULT_BYTES_MAX = 256 << 20  # an answer is held in memory as a whole; larger ones belong in export_csv
 REQUEST_BYTES_MAX = 60 << 10  # of a statement, encoded into an address: the server's header buffer is 64,448 bytes
@@ -117,6 +119,12 @@ class SqlClient:
             raise DatabaseError(f"statement of {size} bytes, as encoded; at most {REQUEST_BYTES_MAX} fit a request")
         with self._lock:
             status, body = self._round_trip(sql)
+            for wait_s in CROWDED_WAITS_S:
+                if status != 429:
+                    break
+                self._drop()
+                time.sleep(wait_s)
+                status, body = self._round_trip(sql)
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:
