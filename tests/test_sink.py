@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -429,7 +430,8 @@ def test_a_closed_idle_connection_is_not_a_failure(fresh_tables: Any, make_sink:
         submit(sink, blocks.block(5))
         assert sink.drain(DEADLINE_S)
         for each in between._sockets[1:]:
-            each.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # the end of its other side may have ended it
+                each.shutdown(socket.SHUT_RDWR)
         submit(sink, blocks.block(5))
         assert sink.drain(DEADLINE_S)
     assert fresh_tables.sql.value("select count() from trades") == 10
