@@ -1,4 +1,4 @@
-"""A million damaged frames of every provider through one pipeline, with good ones between them.
+"""Damaged frames of every provider, hundreds of thousands, through one pipeline, with good ones between them.
 
 Nothing raises, every good frame's row is the one it would have been alone, what does not fit is counted, and memory
 stays within bounds that have names.

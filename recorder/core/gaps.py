@@ -270,8 +270,11 @@ class GapBook:
         counts = self._counts(gap.feed)
         counts.opened += 1
         counts.missing += max(0, gap.missing)
+        others = self._by_series.get(series, [])
+        if gap.identity in self.open:  # where ids start over, the same place can be missed twice: it is one row
+            others = [other for other in others if other.identity != gap.identity]
         self.open[gap.identity] = gap
-        self._by_series.setdefault(series, []).append(gap)
+        self._by_series[series] = [*others, gap]
         self._horizons = None
         if len(self.open) > OPEN_GAPS_MAX:
             self._close(next(iter(self.open.values())), f"more than {OPEN_GAPS_MAX} gaps are open")

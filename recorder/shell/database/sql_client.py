@@ -105,6 +105,13 @@ class SqlClient:
         try:
             try:
                 response = self._ask(connection, "/exp", sql)
+                for wait_s in CROWDED_WAITS_S:
+                    if response.status != 429:
+                        break
+                    connection.close()
+                    time.sleep(wait_s)
+                    connection = self._connect()
+                    response = self._ask(connection, "/exp", sql)
                 if response.status != 200:
                     self._raise(sql, response.status, response.read(RESULT_BYTES_MAX))
                 while piece := response.read(CHUNK_BYTES):
