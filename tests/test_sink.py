@@ -458,6 +458,9 @@ def test_a_suspended_table_is_told_and_releases_nothing(scripted: Any, make_sink
     assert [event for event, _ in log.events] == ["sink.suspended", "sink.resumed"]
 
 
+SUFFIXES = ("", *(f".{number}" for number in range(1, 41)))  # of a partition's folder: transactions of this table
+
+
 def test_a_suspended_table_is_resumed_without_losing_a_row(
     fresh_tables: Any, make_sink: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -473,7 +476,7 @@ def test_a_suspended_table_is_resumed_without_losing_a_row(
     name = fresh_tables.sql.value("select directoryName from tables() where table_name = 'trades'")
     folder = fresh_tables.database.root / "db" / name
     day = START + 86_400_000_000_000
-    in_the_way = [folder / f"{np.datetime64(day, 'ns').astype('datetime64[D]')}{suffix}" for suffix in ("", ".1", ".2")]
+    in_the_way = [folder / f"{np.datetime64(day, 'ns').astype('datetime64[D]')}{suffix}" for suffix in SUFFIXES]
     for file in in_the_way:  # where the partition's folder has to be
         file.write_text("in the way")
     submit(sink, blocks.block(100, ts_event=day + np.arange(100)))
