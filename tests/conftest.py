@@ -17,6 +17,7 @@ import pytest
 from recorder.shell.database import Database
 from recorder.shell.database.migrate import apply_schema
 from recorder.shell.database.sql_client import SqlClient
+from recorder.shell.journal import Journal
 
 REPO = Path(__file__).resolve().parent.parent
 PORTS = range(20000, 30000)  # below the range the system hands out to outgoing connections
@@ -146,3 +147,10 @@ def fresh_tables(questdb: QuestDB) -> QuestDB:
     """The session's server with empty tables; see QuestDB.clear for what that means to open ILP connections."""
     questdb.clear()
     return questdb
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    """An empty journal of this test's own."""
+    with Journal.open(tmp_path / "journal", segment_bytes=32 << 20) as opened:
+        yield opened

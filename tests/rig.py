@@ -10,10 +10,10 @@ from typing import Any
 from conftest import QuestDB
 from exchange_process import Exchange
 from journalled import Seen, seen_in
-from proxy import Proxy
 from recorder_process import Recorder, external, until, write_config
 from undisturbed import assert_equal, undisturbed
 
+from recorder.shell.simulator.proxy import Proxy
 from recorder.values.config import KernelsConfig
 
 SYMBOLS = {

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -130,12 +129,6 @@ def test_rows_that_are_not_decoded_yet_are_not_missed() -> None:
 
 
 # Against simulated providers.
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal.open(tmp_path / "journal", segment_bytes=32 << 20) as opened:
-        yield opened
 
 
 @pytest.fixture(autouse=True)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 import pytest
-from proxy import Proxy
 
 from recorder.core import session as sessions
 from recorder.core.frames import CLOSED, OPENED, SENT, SOURCE, TEXT
@@ -22,6 +20,7 @@ from recorder.shell import link as links
 from recorder.shell.connection import Connection
 from recorder.shell.journal import Journal
 from recorder.shell.simulator import Simulator
+from recorder.shell.simulator.proxy import Proxy
 from recorder.values.errors import JournalFull
 from recorder.values.feed import SECOND, Endpoint, FeedSpec
 
@@ -47,12 +46,6 @@ class Told:
     @property
     def events(self) -> list[str]:
         return [event for _, event, _ in self.lines]
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal.open(tmp_path / "journal", segment_bytes=8 << 20) as opened:
-        yield opened
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -30,12 +29,6 @@ from recorder.values.feed import SECOND, FeedSpec
 from recorder.values.schema import LONG_NULL
 
 SHUTDOWN = '{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1770123456789}}'
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal.open(tmp_path / "journal", segment_bytes=32 << 20) as opened:
-        yield opened
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from proxy import Proxy
+
+from recorder.shell.simulator.proxy import Proxy
 
 WAIT_S = 10.0
 

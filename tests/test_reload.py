@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,12 +39,6 @@ PROVIDERS = {
     "deribit": ("deribit", {}, ("BTC-USD-PERP", "ETH-USDC-PERP", "BTC-27DEC24-100000-C")),
     "alpaca": ("alpaca", {"feed": "iex", "location": "us", "format": "json"}, ("AAPL", "MSFT", "TSLA")),
 }
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal.open(tmp_path / "journal", segment_bytes=32 << 20) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("key", PROVIDERS)

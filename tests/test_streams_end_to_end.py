@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,12 +26,6 @@ CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
     "bitstamp": ("bitstamp", ("BTC-USD", "ETH-EUR", "SOL-USDC"), 1_000),
     "deribit": ("deribit", ("BTC-USD-PERP", "BTC-27DEC24", "BTC-27DEC24-100000-C"), 1_000_000),
 }
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal.open(tmp_path / "journal", segment_bytes=32 << 20) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from recorder.commands import filters
+from recorder.commands.listing import choice, number, show
 
 if TYPE_CHECKING:
     from recorder.shell.database.sql_client import SqlClient
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
         print(orjson.dumps({"day": args.day, "channels": channels, "holes": missing}).decode())
         return 0
     if not channels:
-        print(f"nothing was recorded on {args.day} (UTC)" + (" by that choice" if _chosen(args) else ""))
+        print(f"nothing was recorded on {args.day} (UTC){choice(args)}")
         return 0
     _print_channels(args.day, channels)
     _print_holes(missing)
@@ -59,8 +61,7 @@ def by_channel(client: SqlClient, args: argparse.Namespace) -> list[dict[str, An
     rows = client.rows(f"{query} WHERE {filters.where(args)} ORDER BY feed, symbol, channel")
     stored = {name: _stored(client, args, name) for name in STORED}
     for row in rows:
-        expected = row["verified"] + row["unverifiable"] + max(row["missing"], row["repaired"])
-        row["completeness"] = (row["verified"] + row["repaired"]) / expected if expected else None
+        row["completeness"] = completeness(row)
         table = stored.get(row["channel"])
         row["stored"] = None if table is None else table.get((row["feed"], row["symbol"]), 0)
         row["agrees"] = row["stored"] is None or row["stored"] == row["received"] - row["duplicate"]
@@ -84,55 +85,37 @@ def holes(client: SqlClient, args: argparse.Namespace) -> list[dict[str, Any]]:
     )
 
 
-def _chosen(args: argparse.Namespace) -> bool:
-    return any((args.feed, args.symbol, args.channel))
+def completeness(counts: Mapping[str, int]) -> float | None:
+    """The share of what was expected that is known to be stored; None where nothing was expected."""
+    expected = counts["verified"] + counts["unverifiable"] + max(counts["missing"], counts["repaired"])
+    return (counts["verified"] + counts["repaired"]) / expected if expected else None
 
 
 def _print_channels(day: str, rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("feed", "symbol", "channel"):
-        table.add_column(name)
     shown = ("minutes", *COUNTS, "stored", "completeness")
-    for name in shown:
-        table.add_column(name, justify="right")
+    lines = []
     for row in rows:
-        cells = [_number(row[name]) for name in shown[:-1]]
+        cells = [number(row[name]) for name in shown[:-1]]
         share = "–" if row["completeness"] is None else f"{row['completeness']:.4%}"
-        stored = cells.pop() + ("" if row["agrees"] else " (differs)")
-        table.add_row(row["feed"], row["symbol"], row["channel"], *cells, stored, share)
-    _screen().print(f"coverage of {day} (UTC)", table, sep="\n")
+        cells[-1] += "" if row["agrees"] else " (differs)"
+        lines.append((row["feed"], row["symbol"], row["channel"], *cells, share))
+    show(f"coverage of {day} (UTC)", ("feed", "symbol", "channel", *shown), lines, shown)
     if any(not row["agrees"] for row in rows):
         print("(differs): more or fewer rows are stored than were received: rows of a minute not over yet, of another "
               "recorder or of a backfill; `recorder rebuild` compares them one by one")  # fmt: skip
 
 
 def _print_holes(rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
     if not rows:
         print("no minute in which anything is known to be missing")
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("minute", "feed", "symbol", "channel", "missing", "repaired", "cause"):
-        table.add_column(name, justify="right" if name in ("missing", "repaired") else "left")
-    for row in rows[:HOLES_SHOWN_MAX]:
-        missing = _number(row["missing"]) if row["missing"] else "unknown"
-        cells = (row["ts_event"][11:16], row["feed"], row["symbol"], row["channel"])
-        table.add_row(*cells, missing, _number(row["repaired"]), row["cause"])
-    _screen().print("", table, sep="\n")
+    lines = [
+        (
+            row["ts_event"][11:16], row["feed"], row["symbol"], row["channel"],
+            number(row["missing"]) if row["missing"] else "unknown", number(row["repaired"]), row["cause"],
+        )
+        for row in rows[:HOLES_SHOWN_MAX]
+    ]  # fmt: skip
+    show("", ("minute", "feed", "symbol", "channel", "missing", "repaired", "cause"), lines, ("missing", "repaired"))
     if len(rows) > HOLES_SHOWN_MAX:
         print(f"and {len(rows) - HOLES_SHOWN_MAX} more; --json has all of them")
-
-
-def _screen() -> Any:
-    import sys
-
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 1 << 12, highlight=False)
-
-
-def _number(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"

@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from recorder.commands.coverage import completeness
 from recorder.commands.drill import PREFIX, environment
 from recorder.core.market import FIRST_ID
 from recorder.shell.database.sql_client import SqlClient, connect
@@ -137,7 +138,7 @@ class Drill:
     # The recorder.
 
     def _configure(self, proxies: ExitStack) -> None:
-        questdb, database = self.config.questdb, self.config.questdb
+        questdb = self.config.questdb
         ilp, sql = parse_conf(questdb.ilp), parse_url(questdb.sql)
         lines = [f"ilp = {json.dumps(questdb.ilp)}", f"sql = {json.dumps(questdb.sql)}"]
         if not ilp.secure and not sql.secure:  # a certificate is not ours to show: then the database stays undisturbed
@@ -151,8 +152,8 @@ class Drill:
             "\n".join(
                 [
                     "[journal]", f"segment_mb = {journal.segment_mb}", f"fsync_ms = {journal.fsync_ms}",
-                    "[questdb]", "embedded = false", *lines, f'prefix = "{PREFIX}"', f'encoder = "{database.encoder}"',
-                    *([f"user = {json.dumps(database.user)}"] if database.user else []),
+                    "[questdb]", "embedded = false", *lines, f'prefix = "{PREFIX}"', f'encoder = "{questdb.encoder}"',
+                    *([f"user = {json.dumps(questdb.user)}"] if questdb.user else []),
                     "[batch]", f"window_ms = {batch.window_ms}", f"rows_max = {batch.rows_max}",
                     "[metrics]", "enabled = false",
                     "[[feeds]]", f'name = "{FEED}"', f'provider = "{self.provider}"', 'schedule = "24/7"',
@@ -282,15 +283,13 @@ class Drill:
                 "SELECT sum(verified) verified, sum(unverifiable) unverifiable, sum(missing) missing, "
                 f"sum(repaired) repaired FROM {PREFIX}coverage WHERE channel = 'trades'"
             )
-        counts = {name: value or 0 for name, value in ledger.items()}
-        expected = counts["verified"] + counts["unverifiable"] + max(counts["missing"], counts["repaired"])
         total = {
             "sent": sent, "stored": rows, "lost": sent - ids, "doubled": rows - ids, "values_equal": equal,
         }  # fmt: skip
         return {
             "provider": self.provider, "steps": [asdict(step) for step in steps], "total": total,
             "gaps": {row["status"]: row["n"] for row in gaps}, "log": str(self.log_path),
-            "completeness": (counts["verified"] + counts["repaired"]) / expected if expected else 0.0,
+            "completeness": completeness({name: value or 0 for name, value in ledger.items()}) or 0.0,
             "passed": all(step.passed for step in steps) and equal and sent == rows == ids,
         }  # fmt: skip
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from recorder.commands import filters
+from recorder.commands.listing import choice, number, show
 
 if TYPE_CHECKING:
     from recorder.shell.database.sql_client import SqlClient
@@ -44,8 +43,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
 
         print(orjson.dumps({"day": args.day, "gaps": gaps, "totals": sums}).decode())
     elif not gaps:
-        chosen = any((args.feed, args.symbol, args.channel))
-        print(f"no gaps on {args.day} (UTC)" + (" by that choice" if chosen else ""))
+        print(f"no gaps on {args.day} (UTC){choice(args)}")
     else:
         _print(args.day, gaps, sums)
     return 0
@@ -66,48 +64,30 @@ def totals(client: SqlClient, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _print(day: str, gaps: list[dict[str, Any]], sums: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-
-    screen = Console(width=None if sys.stdout.isatty() else 1 << 12, highlight=False)
+    right = ("gaps", "missing", "recovered", "seconds")
     shown = gaps[-SHOWN_MAX:]
     if len(shown) < len(gaps):
         print(f"the last {len(shown)} of {len(gaps)} gaps; --json has all of them")
     rows = [
         (
-            gap["ts_event"][11:23], gap["feed"], gap["symbol"], gap["kind"], _ids(gap), _number(gap["missing"]),
-            _number(gap["recovered"]), f"{gap['span_ns'] / 1e9:.3f}", gap["status"] or "–", gap["cause"],
+            gap["ts_event"][11:23], gap["feed"], gap["symbol"], gap["kind"], _ids(gap), number(gap["missing"]),
+            number(gap["recovered"]), f"{gap['span_ns'] / 1e9:.3f}", gap["status"] or "–", gap["cause"],
         )
         for gap in shown
     ]  # fmt: skip
     names = ("time", "feed", "symbol", "kind", "ids", "missing", "recovered", "seconds", "status", "cause")
-    screen.print(f"gaps of {day} (UTC)", _table(names, rows), sep="\n")
+    show(f"gaps of {day} (UTC)", names, rows, right)
     lines = [
         (
-            each["feed"], each["kind"], each["status"] or "–", _number(each["gaps"]), _number(each["missing"]),
-            _number(each["recovered"]),
+            each["feed"], each["kind"], each["status"] or "–", number(each["gaps"]), number(each["missing"]),
+            number(each["recovered"]),
         )
         for each in sums
     ]  # fmt: skip
-    screen.print("", _table(("feed", "kind", "status", "gaps", "missing", "recovered"), lines), sep="\n")
-
-
-def _table(names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in names:
-        table.add_column(name, justify="right" if name in ("gaps", "missing", "recovered", "seconds") else "left")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # a provider's words are no markup
-    return table
+    show("", ("feed", "kind", "status", "gaps", "missing", "recovered"), lines, right)
 
 
 def _ids(gap: dict[str, Any]) -> str:
     if gap["from_id"] is None:
         return "–"
     return str(gap["from_id"]) if gap["from_id"] == gap["to_id"] else f"{gap['from_id']}…{gap['to_id']}"
-
-
-def _number(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"

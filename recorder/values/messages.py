@@ -11,12 +11,14 @@ import re
 import types
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from recorder.values.errors import ConfigError, FrameError
-from recorder.values.feed import SECOND, Capability, FeedSpec
+from recorder.values.errors import ConfigError, FrameError, nearest
+from recorder.values.feed import SECOND, Capability, FeedSpec, ProviderInfo
+
+_T = TypeVar("_T")
 
 LONG_MAX = (1 << 63) - 1
 Id = Annotated[int, msgspec.Meta(ge=0, le=LONG_MAX)]  # a provider's id or counter that a LONG column can hold
@@ -250,7 +252,16 @@ def sharded(spec: FeedSpec, capability: Capability) -> list[FeedSpec]:
     ]
 
 
-def chunks(items: Iterable[str], size: int) -> list[list[str]]:
+def option(info: ProviderInfo, spec: FeedSpec, name: str) -> str:
+    """What the feed says of an option of its provider, or its default. Raises ConfigError."""
+    allowed = info.options[name]
+    value = spec.options.get(name, allowed[0])
+    if value not in allowed:
+        raise ConfigError(f"feed {spec.name!r}: {name} is {value!r}; {nearest(value, allowed)}")
+    return value
+
+
+def chunks(items: Iterable[_T], size: int) -> list[list[_T]]:
     """Lists of at most ``size``, in order."""
     every = list(items)
     return [every[i : i + size] for i in range(0, len(every), size)]

@@ -17,13 +17,13 @@ import pytest
 import zstandard
 from conftest import QuestDB
 from journalled import Seen, seen_in
-from proxy import Proxy
 from recorder_process import until
 from rig import Rig, exchange
 from stepping_clock import Clock
 
 from recorder.core.frames import HEADER_BYTES, TEXT
 from recorder.shell.journal import Journal
+from recorder.shell.simulator.proxy import Proxy
 from recorder.values.feed import HOUR, SECOND
 
 SEED = 20261124

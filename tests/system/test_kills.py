@@ -25,9 +25,9 @@ import pytest
 import reference
 from conftest import QuestDB
 from journalled import Seen, Trade
-from proxy import Proxy
 from rig import KERNELS, SYMBOLS, Rig, exchange
 
+from recorder.shell.simulator.proxy import Proxy
 from recorder.values.config import KernelsConfig
 from recorder.values.feed import SECOND
 

@@ -15,7 +15,6 @@ from typing import Any
 import psutil
 import pytest
 from conftest import QuestDB
-from proxy import Proxy
 from recorder_process import Recorder, command, environment, external, until
 from test_run import (  # noqa: F401
     assert_stored_once,
@@ -28,6 +27,7 @@ from test_run import (  # noqa: F401
 )
 
 from recorder.shell.database import Database
+from recorder.shell.simulator.proxy import Proxy
 
 OUTAGE_FRAMES = 30_000
 FRAME_BYTES = 100  # a match or a ticker is longer

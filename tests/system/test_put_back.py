@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 from conftest import QuestDB
-from proxy import Proxy
 from recorder_process import Recorder, external
 from test_outages import bring_back, more_rows
 from test_run import assert_stored_once, exchange, feed, own_server, start  # noqa: F401
@@ -20,6 +19,7 @@ from test_sink import DEADLINE_S, Blocks, make_sink, settings, submit, wait_unti
 
 from recorder.shell.database import Database
 from recorder.shell.database.migrate import apply_schema
+from recorder.shell.simulator.proxy import Proxy
 from recorder.values.config import Config
 
 

@@ -20,12 +20,12 @@ from typing import Any
 
 import pytest
 from conftest import QuestDB
-from proxy import Proxy
 from recorder_process import until
 from rig import KERNELS, Rig, exchange
 from sql_rows import ask
 from undisturbed import Keyed, names_of, stored, undisturbed
 
+from recorder.shell.simulator.proxy import Proxy
 from recorder.values.config import KernelsConfig
 from recorder.values.tables import QUOTES, TABLES, TRADES
 

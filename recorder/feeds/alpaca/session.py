@@ -28,6 +28,7 @@ from recorder.values.feed import (
     Subscriptions,
 )
 from recorder.values.history import checked, rest_base
+from recorder.values.messages import option
 from recorder.values.symbols import canonical_pair, pair_with, ticker
 
 KEY_ID, SECRET_KEY = "APCA_API_KEY_ID", "APCA_API_SECRET_KEY"  # names of environment variables, as Alpaca's clients use
@@ -76,7 +77,7 @@ class Alpaca:
         """Raises ConfigError for an unknown option or channel, SymbolError for what is no symbol."""
         self.spec = spec
         self.credentials = credentials or {}
-        self.feed, self.location, self.format = (_option(spec, name) for name in ("feed", "location", "format"))
+        self.feed, self.location, self.format = (option(INFO, spec, name) for name in ("feed", "location", "format"))
         channels = _CRYPTO_CHANNELS if self.feed == "crypto" else _STOCK_CHANNELS
         for channel in spec.channels:
             if channel not in channels:
@@ -326,13 +327,6 @@ class Alpaca:
         if name == "*":
             return name
         return canonical_pair(name) if self.feed == "crypto" else ticker(name)
-
-
-def _option(spec: FeedSpec, name: str) -> str:
-    value = spec.options.get(name, INFO.options[name][0])
-    if value not in INFO.options[name]:
-        raise ConfigError(f"feed {spec.name!r}: {name} is {value!r}; {nearest(value, INFO.options[name])}")
-    return value
 
 
 def _hex(value: Any) -> Any:

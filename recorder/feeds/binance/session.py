@@ -30,6 +30,7 @@ from recorder.values.feed import (
     Subscriptions,
 )  # fmt: skip
 from recorder.values.history import checked, rest_base
+from recorder.values.messages import option
 from recorder.values.symbols import BinanceMarket, binance_canonical, binance_name
 
 INFO = values.ProviderInfo(
@@ -77,7 +78,7 @@ class Binance:
     def __init__(self, spec: FeedSpec, credentials: Mapping[str, str] | None = None) -> None:
         """Raises ConfigError for an unknown market or channel, SymbolError for what is no symbol."""
         self.spec = spec
-        market, trades = _option(spec, "market"), _option(spec, "trades")
+        market, trades = option(INFO, spec, "market"), option(INFO, spec, "trades")
         self.market = cast(BinanceMarket, market)
         self._aggregated = trades == "agg" or (trades == "auto" and market != "spot")
         kinds = {"trades": "aggTrade" if self._aggregated else "trade", "quotes": "bookTicker", "bars": "kline_1m"}
@@ -267,10 +268,3 @@ class Binance:
             counts[letter] = counts.get(letter, 0) + 1
         letters = sorted(counts, key=lambda letter: (-counts[letter], letter))[:DATA_MARKS_MAX]
         return tuple((0, b'{"stream":"' + letter) for letter in letters)
-
-
-def _option(spec: FeedSpec, name: str) -> str:
-    value = spec.options.get(name, INFO.options[name][0])
-    if value not in INFO.options[name]:
-        raise ConfigError(f"feed {spec.name!r}: {name} is {value!r}; {nearest(value, INFO.options[name])}")
-    return value

@@ -33,7 +33,7 @@ from recorder.values.feed import (
     Subscriptions,
 )
 from recorder.values.history import checked, rest_base
-from recorder.values.messages import chunks, fields_of, sharded
+from recorder.values.messages import chunks, fields_of, option, sharded
 
 INFO = ProviderInfo(
     name="deribit",
@@ -72,10 +72,7 @@ class Deribit:
         wrong = [channel for channel in spec.channels if channel not in CHANNELS]
         if wrong:
             raise ConfigError(f"feed {spec.name!r}: deribit has no channel {wrong[0]!r}; {nearest(wrong[0], CHANNELS)}")
-        for option, values in INFO.options.items():
-            value = spec.options.get(option, values[0])
-            if value not in values:
-                raise ConfigError(f'feed {spec.name!r}: {option} is "{value}"; {nearest(value, values)}')
+        self._options = {name: option(INFO, spec, name) for name in INFO.options}
         self.instruments = self._checked(spec.symbols)
         self._wanted: dict[str, bool] = {}  # channel, as Deribit names it → acknowledged
         self._requested: set[str] = set()
@@ -131,11 +128,7 @@ class Deribit:
 
     def _names(self, instruments: Iterable[str]) -> dict[str, Key]:
         """Channels of these instruments, as Deribit names them → ours."""
-        options = self.spec.options
-        given = {
-            "interval": options.get("interval", INFO.options["interval"][0]),
-            "resolution": TIMEFRAMES[options.get("timeframe", INFO.options["timeframe"][0])],
-        }
+        given = {"interval": self._options["interval"], "resolution": TIMEFRAMES[self._options["timeframe"]]}
         some = list(instruments)
         return {
             CHANNELS[channel].format(name=name, **given): (channel, canonical(name))

@@ -35,7 +35,7 @@ from recorder.values.feed import (
     Subscriptions,
 )
 from recorder.values.history import checked, rest_base
-from recorder.values.messages import fields_of, sharded
+from recorder.values.messages import chunks, fields_of, option, sharded
 from recorder.values.symbols import okx_canonical, okx_name
 
 INFO = ProviderInfo(
@@ -71,11 +71,11 @@ class Okx:
     def __init__(self, spec: FeedSpec, credentials: Mapping[str, str] | None = None) -> None:
         """Raises ConfigError for an unknown option or channel, SymbolError for what is no instrument."""
         self.spec = spec
-        self._aggregated = _option(spec, "trades") == "aggregated"
+        self._aggregated = option(INFO, spec, "trades") == "aggregated"
         kinds = {
             "trades": "trades" if self._aggregated else "trades-all",
             "quotes": "bbo-tbt",
-            "bars": TIMEFRAMES[_option(spec, "timeframe")],
+            "bars": TIMEFRAMES[option(INFO, spec, "timeframe")],
         }
         for channel in spec.channels:
             if channel not in kinds:
@@ -163,9 +163,9 @@ class Okx:
             self._wanted |= dict.fromkeys(pairs, False)
             self._requested.update(pairs)
         commands: list[Command] = []
-        for first in range(0, len(pairs), SUBSCRIBE_ITEMS_MAX):
+        for part in chunks(pairs, SUBSCRIBE_ITEMS_MAX):
             self._number += 1
-            args = [{"channel": kind, "instId": name} for kind, name in pairs[first : first + SUBSCRIBE_ITEMS_MAX]]
+            args = [{"channel": kind, "instId": name} for kind, name in part]
             request = {"id": str(self._number), "op": op, "args": args}
             commands.append(Send(msgspec.json.encode(request).decode()))
         return commands
@@ -244,10 +244,3 @@ def _path(kind: str) -> str:
 
 def _names(symbols: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(okx_name(symbol) for symbol in symbols))
-
-
-def _option(spec: FeedSpec, name: str) -> str:
-    value = spec.options.get(name, INFO.options[name][0])
-    if value not in INFO.options[name]:
-        raise ConfigError(f"feed {spec.name!r}: {name} is {value!r}; {nearest(value, INFO.options[name])}")
-    return value

@@ -20,6 +20,7 @@ from recorder.shell.journal.segments import (
     Segment,
     segment_name,
     sync_directory,
+    truncate,
 )
 from recorder.values.errors import JournalCorrupt, JournalFull
 
@@ -132,12 +133,7 @@ class Keeper:
 
     def _seal(self, segment: Segment, used: int) -> None:
         """Cut the file to what was used. The mapping stays longer; nobody reads past ``used``."""
-        fd = os.open(segment.path, os.O_RDWR)
-        try:
-            os.ftruncate(fd, used)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        truncate(segment.path, used)
         segment.unmap(used)
         self._replace(segment.base, size=used)
         with self._journal.lock:

@@ -24,6 +24,7 @@ from recorder.shell.journal.segments import (
     read_header,
     segment_name,
     sync_directory,
+    truncate,
 )
 from recorder.values.errors import JournalCorrupt, JournalLocked
 from recorder.values.feed import FeedSpec
@@ -164,12 +165,7 @@ def _truncate(segment: Segment, frames: int, used: int, log: Log) -> None:
             bytes=int(rest[-1]) + 1,
             frames=frames,
         )
-    fd = os.open(segment.path, os.O_RDWR)
-    try:
-        os.ftruncate(fd, used)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    truncate(segment.path, used)
 
 
 def log_damage(log: Log, segment: Segment, damage: Damage) -> None:

@@ -272,6 +272,16 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def truncate(path: Path, used: int) -> None:
+    """Cut a file to what was used of it, durably."""
+    fd = os.open(path, os.O_RDWR)
+    try:
+        os.ftruncate(fd, used)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 @dataclass
 class Report:
     """What ``verify`` found. ``bytes`` counts whole records; ``corrupt_at`` and ``torn_at`` are file offsets."""
