@@ -235,6 +235,23 @@ def test_gaps_close_together_are_asked_for_at_once():
     assert (last.from_id, last.to_id) == (1100, 1199)
 
 
+def test_ids_that_start_over_are_no_repair_of_what_was_missing_before():
+    fold = Fold()
+    fold.stream(trade(10), trade(11), trade(15))
+    anew = [Trade("A", number, START + 10 * SLACK_NS + number * STEP) for number in range(1, 21)]
+    fold.stream(*anew)
+    fold.seal()
+    (gap,) = fold.book.open.values()
+    assert gap.left == [(12, 14)]
+    fold.answer(gap, anew)  # a provider that knows these ids by their second meaning only
+    assert gap.left == [(12, 14)]
+    fold.answer(gap, [trade(number) for number in (12, 13, 14)])
+    fold.seal()
+    assert not fold.book.open
+    times = [row.ts_event for number in (12, 13, 14) for row in fold.trades["A", number]]
+    assert sorted(times) == sorted([trade(n).ts for n in (12, 13, 14)] + [anew[n - 1].ts for n in (12, 13, 14)])
+
+
 def test_history_that_cannot_be_read_is_rejected_and_given_up_after_some_tries():
     fold = Fold()
     fold.stream(trade(1), trade(5))

@@ -367,8 +367,11 @@ class GapBook:
 
 
 def _take_ids(gap: Gap, rows: np.ndarray) -> np.ndarray:
-    """Places of the rows whose ids were left, each id once; they are left no more."""
-    ids = rows["trade_id"]
+    """Places of the rows whose ids were left, each id once; they are left no more.
+
+    A trade newer than the gap is none of it, whatever its id: ids that a provider starts over come again.
+    """
+    ids = np.where(rows["ts_event"] <= gap.end + SLACK_NS, rows["trade_id"], LONG_NULL)
     pieces = np.array(gap.left)
     place = np.searchsorted(pieces[:, 0], ids, side="right") - 1
     inside = np.flatnonzero((place >= 0) & (ids <= pieces[place, 1]))
