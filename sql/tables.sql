@@ -98,7 +98,10 @@ CREATE TABLE IF NOT EXISTS options_chain (
   theta DOUBLE,
   vega DOUBLE,
   rho DOUBLE,
-  greeks_source SYMBOL CAPACITY 64
+  greeks_source SYMBOL CAPACITY 64,
+  underlying_price DOUBLE,
+  age_ns LONG,
+  iv_status SYMBOL CAPACITY 16
 ) TIMESTAMP(ts_event) PARTITION BY DAY WAL
 DEDUP UPSERT KEYS(ts_event, symbol, feed);
 

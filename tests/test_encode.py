@@ -77,8 +77,14 @@ def rows_of(table: Table, wanted: list[dict[str, Any]], output: Output) -> Rows:
     sealed = batch.seal()
     for column in table.columns:
         if column.computed:
+            names = column.type.names if isinstance(column.type, Label) else ()
             sealed.rows[column.name] = [
-                null_of(column.type) if row[column.name] is None else row[column.name] for row in wanted
+                null_of(column.type)
+                if (value := row[column.name]) is None
+                else 1 + names.index(value)
+                if names
+                else value
+                for row in wanted
             ]
     return sealed
 

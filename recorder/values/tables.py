@@ -37,6 +37,10 @@ SIDES = ("sell", "buy")
 SELL, BUY = 1, 2  # codes of the `side` label; 0 is unknown
 CALL, PUT = 1, 2  # codes of the `option_type` label
 
+IV_STATUSES = (
+    "converged", "no_quote", "expired", "below_intrinsic", "above_bound", "no_underlying", "adjusted", "not_converged",
+)  # fmt: skip
+
 GAP_KINDS = ("trade_id", "sequence", "time", "disconnect")
 GAP_TRADE_ID, GAP_SEQUENCE, GAP_TIME, GAP_DISCONNECT = 1, 2, 3, 4  # codes of the `kind` label of gaps
 GAP_STATUSES = ("open", "repaired", "partial", "unrepairable")
@@ -136,7 +140,7 @@ OPTIONS_CHAIN = Table(
     partition="DAY",
     dedup=("ts_event", "symbol", "feed"),
     columns=(
-        Column("ts_event", TIMESTAMP, "provider's time"),
+        Column("ts_event", TIMESTAMP, "provider's time; of a chain its one snapshot time, the same for every leg"),
         Column("ts_recv", TIMESTAMP, "when its bytes arrived here"),
         series(),
         Column("underlying", symbol(4096), "what it is an option on"),
@@ -151,12 +155,15 @@ OPTIONS_CHAIN = Table(
         Column("volume", DOUBLE, "contracts traded, of the day or the last 24 hours as the provider counts"),
         Column("open_interest", DOUBLE, "contracts open"),
         Column("iv", DOUBLE, "implied volatility a year, as a fraction: 0.63, not 63"),
-        Column("delta", DOUBLE, "the Greeks in the provider's units"),
+        Column("delta", DOUBLE, "the Greeks in the provider's units; computed: theta a day, vega and rho a point"),
         Column("gamma", DOUBLE, "see delta"),
         Column("theta", DOUBLE, "see delta"),
         Column("vega", DOUBLE, "see delta"),
         Column("rho", DOUBLE, "see delta"),
-        Column("greeks_source", symbol(64), "who computed iv and Greeks: provider, or a method's name; null: nobody"),
+        Column("greeks_source", symbol(64), "who computed iv and Greeks: provider or computed; null: nobody"),
+        Column("underlying_price", DOUBLE, "of the same snapshot; of a forward where the provider names one"),
+        Column("age_ns", LONG, "how much older than ts_event the leg's quote is, or its last trade; null: not told"),
+        Column("iv_status", label(*IV_STATUSES), "how our solver ended; null: it was not asked", computed=True),
     ),
 )
 

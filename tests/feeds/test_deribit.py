@@ -119,7 +119,7 @@ def test_what_another_project_maps_comes_out_the_same(shared_data: Path) -> None
             assert row["greeks_source"] == "provider"
             theirs = {
                 "bid": "bestBidPrice", "bid_size": "bestBidAmount", "ask": "bestAskPrice", "ask_size": "bestAskAmount",
-                "last": "lastPrice", "open_interest": "openInterest",
+                "last": "lastPrice", "open_interest": "openInterest", "underlying_price": "underlyingPrice",
             }  # fmt: skip
             theirs |= {name: name for name in ("delta", "gamma", "theta", "vega", "rho")}
             for ours, name in theirs.items():

@@ -149,6 +149,7 @@ class Ticker(Struct, gc=False):
     mark_iv: float | None = None
     greeks: Greeks | None = None
     stats: Stats | None = None
+    underlying_price: float | None = None  # of the future with the same expiration, or a synthetic one
 
 
 class Params(Struct, gc=False):
@@ -334,7 +335,7 @@ def decoder(scope: Scope) -> Callable[[bytes, int], None]:
             bid, bid_size, ask, ask_size, any_number(item.last_price), any_number(stats.volume),
             any_number(item.open_interest), any_number(item.mark_iv) / 100.0, any_number(greeks.delta),
             any_number(greeks.gamma), any_number(greeks.theta), any_number(greeks.vega), any_number(greeks.rho),
-            TEXT_NULL if item.greeks is None else provider,
+            TEXT_NULL if item.greeks is None else provider, any_number(item.underlying_price), 0,
         )  # fmt: skip
 
     def decode(payload: bytes, ts_recv: int) -> None:
