@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 
+from recorder.core.event_stream import EventParser
 from recorder.values.feed import SECOND, Command, Endpoint, Fatal, Feed, Notice, Ready, Reconnect, Renew, Send
 
 BACKOFF_FIRST_NS = SECOND // 2
@@ -38,6 +39,7 @@ class Session:
         self.reason = ""  # why it is not ready, in words
         self.fatal = False
         self.endpoint: Endpoint = feed.endpoint()
+        self.events = EventParser()  # of a stream of events: it knows where the connection before left off
         self._uniform = uniform
         self._capability = feed.capability()
         self._hold_ns = 0
@@ -98,7 +100,7 @@ class Session:
         backoff = min(BACKOFF_MAX_NS, BACKOFF_FIRST_NS << min(self.failures - 1, 16))
         at_once = healthy and (code in AT_ONCE or self._old)
         jittered = 0 if at_once else round(backoff * (0.5 + 0.5 * self._uniform()))
-        floor = max(self._hold_ns, self._capability.hold_ns, retry_after_ns)
+        floor = max(self._hold_ns, self._capability.hold_ns, retry_after_ns, self.events.retry_ns)
         return max(jittered, floor, FATAL_RETRY_NS if self.fatal else 0)
 
     def _note(self, commands: list[Command], now: int) -> list[Command]:

@@ -14,11 +14,12 @@ from recorder.shell.audit import AUDIT_S, Auditor, Observe, Reporter, Rows
 from recorder.shell.link import BEHIND, QUEUE_BYTES_MAX, FrameJournal, Link
 from recorder.shell.overlap import HeldJournal, replace
 from recorder.values.errors import RecorderError, UpgradeRefused
-from recorder.values.feed import SECOND, Command, Fatal, Feed, FeedSpec, Key, Notice, Ready, Reconnect, Renew
+from recorder.values.feed import HOUR, SECOND, Command, Fatal, Feed, FeedSpec, Key, Notice, Ready, Reconnect, Renew
 
 __all__ = ["Connection", "FrameJournal"]
 
 SLOW = "reader.slow"  # the notice of a provider that its client does not keep up
+OVER, OVER_NS = 204, 10_000 * HOUR  # an answer that forbids to ask again: the next session or start does
 RENEW_RETRY_S = 60.0  # after a replacement that did not come about: nine tries before Binance cuts at 24 h
 
 
@@ -178,6 +179,10 @@ class Connection:
         except UpgradeRefused as error:
             held_ns = self._gate.refused(time.monotonic_ns(), error.status, error.retry_after_ns)
             reason, retry_after_ns = str(error), max(held_ns, error.retry_after_ns or 0)
+            if error.fatal:
+                link.carry_out(self.session.on_wish(Fatal(reason), time.monotonic_ns()))
+            if error.status == OVER:
+                retry_after_ns = OVER_NS
         except RecorderError as error:
             reason = str(error)
         finally:

@@ -15,7 +15,9 @@ from websockets.frames import CLOSE_CODE_EXPLANATIONS
 
 from recorder.core.frames import BINARY, CLOSED, OPENED, SENT, TEXT
 from recorder.core.session import Session, State
-from recorder.shell.websocket import WebSocketClient, connect
+from recorder.shell import event_stream, websocket
+from recorder.shell.event_stream import EventStreamClient
+from recorder.shell.websocket import WebSocketClient
 from recorder.values.errors import JournalFull
 from recorder.values.feed import Command, Fatal, FeedSpec, Notice, Ready, Reconnect, Send
 
@@ -68,7 +70,7 @@ class Link:
         self.code = 0  # of its end
         self.queue_bytes = 0  # received by the system and not read, when last looked at
         self._full_looks = 0
-        self.client: WebSocketClient | None = None
+        self.client: WebSocketClient | EventStreamClient | None = None
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why it is gone
         self._wake, self._obey = wake, obey
         self._source = -1
@@ -93,7 +95,7 @@ class Link:
     async def open(self, stopping: asyncio.Event) -> bool:
         """Connect; False when it was stopped meanwhile. Raises RecorderError as ``websocket.connect`` does."""
         stopped = asyncio.ensure_future(stopping.wait())
-        opening = asyncio.ensure_future(connect(self.session.on_opening(), self))
+        opening = asyncio.ensure_future(self._connect())
         over = False
         try:
             await asyncio.wait([opening, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -112,10 +114,16 @@ class Link:
             self._timer = asyncio.get_running_loop().call_later(TIMER_S, self._on_timer)
         return True
 
+    async def _connect(self) -> WebSocketClient | EventStreamClient:
+        endpoint = self.session.on_opening()
+        if self.session.feed.capability().transport == "sse":
+            return await event_stream.connect(endpoint, self, self.session.events)
+        return await websocket.connect(endpoint, self)
+
     async def close(self, reason: str) -> None:
         """End it politely, or not, within seconds; nothing is journalled after this returned."""
+        self.given_up = self.given_up or reason  # also while it is opened: then its first moment is its last
         if self.client is not None and not self.ended.done():
-            self.given_up = self.given_up or reason
             self.client.close(1000, reason)
             await asyncio.wait([self.ended], timeout=CLOSE_TIMEOUT_S)
             if not self.ended.done():
@@ -182,8 +190,8 @@ class Link:
         self._wake()
 
     def on_close(self, code: int, reason: str, error: Exception | None) -> None:
-        words = f"{code} {reason or CLOSE_CODE_EXPLANATIONS.get(code, '')}".strip()
-        words = self.given_up or (words if error is None else f"{words} ({error})")
+        words = f"{code or ''} {reason or CLOSE_CODE_EXPLANATIONS.get(code, '')}".strip()  # 0: no WebSocket
+        words = self.given_up or (words if error is None else f"{words} ({error})".strip())
         self.code = 0 if self.given_up else code
         if self._source >= 0:
             with contextlib.suppress(JournalFull):  # told by the journal; it may be why the connection is closed
@@ -232,6 +240,6 @@ class Link:
             self.journal.append(self._source, SENT, time.time_ns(), raw)
 
 
-def _abandon(opening: asyncio.Task[WebSocketClient]) -> None:
+def _abandon(opening: asyncio.Task[WebSocketClient | EventStreamClient]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result().abort()

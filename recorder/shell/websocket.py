@@ -25,6 +25,7 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
+from websockets.uri import WebSocketURI
 
 from recorder import __version__
 from recorder.core.websocket_frames import FRAME_BYTES_MAX, FULL, PARTIAL, FrameArrays, reference_span, scan, warm
@@ -32,7 +33,7 @@ from recorder.shell.websocket_address import cut_reason, parse_address, place, r
 from recorder.values.errors import ConnectError, ConnectionBroken
 from recorder.values.feed import SECOND, Endpoint
 
-__all__ = ["Receiver", "WebSocketClient", "connect", "tls_context", "warm"]
+__all__ = ["Receiver", "WebSocketClient", "connect", "open_client", "tls_context", "unread_bytes", "warm"]
 
 READ_BYTES_MIN = 256 << 10  # offered to every read: what uvloop reads at once, and it stays in the L2 cache
 FAST_FRAME_BYTES_MAX = 256 << 10  # a longer frame would grow the buffer: the reference parser collects it
@@ -117,10 +118,7 @@ class WebSocketClient(asyncio.BufferedProtocol):
     @property
     def unread_bytes(self) -> int:
         """Received by the system and not read yet; a system call, so not for every read."""
-        if self._transport is None or self._transport.is_closing():
-            return 0
-        count = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.FIONREAD, b"\0\0\0\0")
-        return int(struct.unpack("i", count)[0])
+        return unread_bytes(self._transport)
 
     def send(self, message: str | bytes) -> None:
         """Send a text (str) or binary (bytes) message. Raises ConnectionBroken when the connection is not open."""
@@ -396,12 +394,17 @@ async def connect(
     Raises ConfigError for an address or header that cannot be right, UpgradeRefused for another HTTP status than 101,
     ConnectError for all else that may pass. ``receiver.on_close`` is called only after ``on_open``.
     """
-    address, where = parse_address(endpoint), place(endpoint.url)
-    loop = asyncio.get_running_loop()
-    client = WebSocketClient(endpoint, receiver, loop, now=now)
-    context = (ssl or tls_context()) if address.secure else None
+    client = WebSocketClient(endpoint, receiver, asyncio.get_running_loop(), now=now)
+    await open_client(client, parse_address(endpoint), endpoint, ssl)
+    return client
+
+
+async def open_client(client: Any, address: WebSocketURI, endpoint: Endpoint, ssl: SSLContext | None) -> None:
+    """Connect a protocol that has ``opened``, a future, and ``abort()``; errors as those of ``connect``."""
+    where, context = place(endpoint.url), (ssl or tls_context()) if address.secure else None
     try:
         async with asyncio.timeout(endpoint.open_timeout_ns / SECOND):
+            loop = asyncio.get_running_loop()
             await loop.create_connection(lambda: client, address.host, address.port, ssl=context)
             await client.opened
     except BaseException as error:
@@ -418,4 +421,11 @@ async def connect(
         if isinstance(error, OSError):
             raise ConnectError(f"{where}: cannot be reached: {error}") from error
         raise
-    return client
+
+
+def unread_bytes(transport: Any) -> int:
+    """Received by the system and not read yet; 0 where there is no socket any more."""
+    if transport is None or transport.is_closing():
+        return 0
+    count = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, b"\0\0\0\0")
+    return int(struct.unpack("i", count)[0])

@@ -25,17 +25,23 @@ def tls_context() -> SSLContext:
     return context
 
 
-def parse_address(endpoint: Endpoint) -> WebSocketURI:
-    """Parse and check an endpoint's address and headers. Raises ConfigError; its text holds no secret."""
+def parse_address(endpoint: Endpoint, secure: str = "wss", plain: str = "ws") -> WebSocketURI:
+    """Parse and check an endpoint's address and headers. Raises ConfigError; its text holds no secret.
+
+    secure, plain  the schemes that it may have
+    """
     where = place(endpoint.url)
+    scheme, separator, rest = endpoint.url.partition("://")
+    theirs = {secure: "wss", plain: "ws"}.get(scheme)
     try:
-        address = parse_uri(endpoint.url)
+        address = parse_uri(f"{theirs}{separator}{rest}" if theirs else endpoint.url if secure == "wss" else "")
     except Exception as error:
         why = getattr(error, "msg", None) or "it cannot be parsed"
-        raise ConfigError(f"url {where!r} is no WebSocket address: {why}; write wss://host/path") from None
+        kind = "WebSocket" if secure == "wss" else "HTTPS"
+        raise ConfigError(f"url {where!r} is no {kind} address: {why}; write {secure}://host/path") from None
     if not address.secure and not _is_loopback(address.host):
         raise ConfigError(
-            f"url {where!r} is not encrypted: ws:// is only for this machine (127.0.0.1, ::1); write wss://"
+            f"url {where!r} is not encrypted: {plain}:// is only for this machine (127.0.0.1, ::1); write {secure}://"
         )
     for name, value in endpoint.headers:
         if not re.fullmatch(r"[!#-'*+.^_`|~0-9A-Za-z-]+", name) or not re.fullmatch(r"[\t\x20-\x7e\x80-\xff]*", value):
@@ -61,14 +67,16 @@ def cut_reason(reason: str) -> str:
     return reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore")
 
 
-def refusal(response: Response, endpoint: Endpoint, now_ns: int) -> UpgradeRefused:
-    """An answer other than 101 as an error: status, excerpt of the body without our secrets, Retry-After."""
+def refusal(
+    response: Response, endpoint: Endpoint, now_ns: int, wanted: str = "an upgrade", fatal: bool = False
+) -> UpgradeRefused:
+    """Another answer than wanted as an error: status, excerpt of the body without our secrets, Retry-After."""
     status, body = response.status_code, bytes(response.body).decode("utf-8", "replace")
     for _, value in endpoint.headers:
         if len(value) >= SECRET_CHARS_MIN:
             body = body.replace(value, "…")
     excerpt = " ".join(body.split())[:BODY_EXCERPT_CHARS]
-    text = f"{place(endpoint.url)}: HTTP {status} {response.reason_phrase} instead of an upgrade"
+    text = f"{place(endpoint.url)}: HTTP {status} {response.reason_phrase} instead of {wanted}"
     if 300 <= status < 400:
         target = place(next(iter(response.headers.get_all("Location")), "nowhere"))
         text += f", a redirect to {target}: redirects are not followed; set url to the provider's present address"
@@ -76,7 +84,7 @@ def refusal(response: Response, endpoint: Endpoint, now_ns: int) -> UpgradeRefus
     retry_after_ns = _retry_after_ns(wait, now_ns)
     if retry_after_ns is not None:
         text += f", try again after {retry_after_ns / SECOND:g} s"
-    return UpgradeRefused(f"{text}: {excerpt}" if excerpt else text, status, retry_after_ns)
+    return UpgradeRefused(f"{text}: {excerpt}" if excerpt else text, status, retry_after_ns, fatal)
 
 
 def _retry_after_ns(wait: str, now_ns: int) -> int | None:

@@ -54,14 +54,15 @@ class ConnectError(RecorderError):
 
 
 class UpgradeRefused(ConnectError):
-    """The provider answered the WebSocket upgrade with another HTTP status.
+    """The provider answered the WebSocket upgrade, or the request for a stream of events, with another HTTP status.
 
     ``status``  of the answer; ``retry_after_ns``  what its Retry-After asks for, None without one
+    ``fatal``   the same question will be answered the same until its asker has changed something
     """
 
-    def __init__(self, text: str, status: int, retry_after_ns: int | None = None) -> None:
+    def __init__(self, text: str, status: int, retry_after_ns: int | None = None, fatal: bool = False) -> None:
         super().__init__(text)
-        self.status, self.retry_after_ns = status, retry_after_ns
+        self.status, self.retry_after_ns, self.fatal = status, retry_after_ns, fatal
 
 
 class ConnectionBroken(RecorderError):

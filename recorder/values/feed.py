@@ -31,6 +31,7 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider can and cannot do. Session, kernels and coverage read it; none knows a provider by name."""
 
     channels: tuple[str, ...]
+    transport: Literal["websocket", "sse", "poll", "fix", "files"] = "websocket"
     loss_detector: Literal["trade_id", "sequence", "none"]
     scope: Literal["symbol", "connection", "none"]
     loss_size_known: bool
