@@ -30,9 +30,7 @@ LONG_AGO = NOW - 3600 * SECOND
 
 def connection(ready: bool = True, reason: str = "", reconnects: int = 0, number: int = 0, queue_bytes: int = 0) -> Any:
     spec = SimpleNamespace(connection=number)
-    return SimpleNamespace(
-        ready=ready, session=SimpleNamespace(reason=reason), reconnects=reconnects, spec=spec, queue_bytes=queue_bytes
-    )
+    return SimpleNamespace(ready=ready, reason=reason, reconnects=reconnects, spec=spec, queue_bytes=queue_bytes)
 
 
 def feed_run(*connections: Any, **more: Any) -> Any:

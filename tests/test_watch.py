@@ -31,8 +31,7 @@ class Connection:
 
     def __init__(self, number: int, symbols: tuple[str, ...], clock: Callable[[], int]) -> None:
         self.spec = FeedSpec(name="f", provider="coinbase", symbols=symbols, connection=number)
-        capability = SimpleNamespace(session_zone="UTC")
-        self.session = SimpleNamespace(feed=SimpleNamespace(capability=lambda: capability))
+        self.capability = SimpleNamespace(session_zone="UTC", transport="websocket")
         self.ready, self.reconnects = True, 0
         self.reopened: list[int] = []  # when, s
         self.asked: list[Key] = []

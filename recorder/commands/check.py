@@ -269,20 +269,30 @@ def _network(config: Config) -> Iterator[Finding]:
     for spec in config.feeds:
         try:
             info = PROVIDERS[spec.provider]
-            url = urlsplit(make(spec, dict.fromkeys(info.credentials, "-")).endpoint().url)
+            url = urlsplit(_address(make(spec, dict.fromkeys(info.credentials, "-"))))
         except RecorderError:
             continue  # said under "configuration"
-        host, port = url.hostname or "", url.port or (443 if url.scheme == "wss" else 80)
+        secure = url.scheme in ("wss", "https")
+        host, port = url.hostname or "", url.port or (443 if secure else 80)
         if (host, port) in seen:
             continue
         seen.add((host, port))
         try:
             with socket.create_connection((host, port), CONNECT_TIMEOUT_S) as raw:
                 version = "plain"
-                if url.scheme == "wss":
+                if secure:
                     with ssl.create_default_context().wrap_socket(raw, server_hostname=host) as tls:
                         version = tls.version() or "TLS"
             yield Finding("network", OK, f"{spec.name}: {host}:{port} answers ({version})")
         except OSError as error:
             words = f"{spec.name}: {host}:{port} cannot be reached: {error}; is there a network, a proxy, a firewall?"
             yield Finding("network", FAILED, words)
+
+
+def _address(feed: Any) -> str:
+    """Where it connects to, or asks first."""
+    if feed.capability().transport != "poll":
+        url: str = feed.endpoint().url
+        return url
+    first = next((request for poll in feed.polls() for request in poll.ask()), None)
+    return first.url if first is not None else ""

@@ -16,6 +16,8 @@ from recorder.core.sharing import shared_anew
 from recorder.feeds import PROVIDERS, make
 from recorder.shell.connection import Connection
 from recorder.shell.disk import PAUSE_REASON
+from recorder.shell.pace import Pace
+from recorder.shell.poller import Poller
 from recorder.values.config import credentials
 from recorder.values.errors import ConfigError, RecorderError
 from recorder.values.feed import HOUR, SECOND, Feed, FeedSpec, Historian, Key
@@ -26,6 +28,8 @@ AUDIT_BACKLOG_BYTES = 4 << 20  # journalled and not decoded: below it what has c
 CALENDAR_NS = 12 * HOUR  # the calendar is asked again this often: exchanges close on short notice
 SLEEP_MAX_S = 3600.0  # the clock is looked at again at least this often: clocks are set, machines are suspended
 
+Tasks = dict[Connection | Poller, asyncio.Task[None]]
+
 
 @dataclass
 class FeedRun:
@@ -34,7 +38,7 @@ class FeedRun:
     spec: FeedSpec
     schedule: Schedule | None = None  # known once the calendar was asked
     task: asyncio.Task[None] | None = None
-    connections: list[Connection] = field(default_factory=list)
+    connections: list[Connection | Poller] = field(default_factory=list)
     shards: list[FeedSpec] = field(default_factory=list)  # the connections that there shall be; none while closed
     reshape: asyncio.Event = field(default_factory=asyncio.Event)  # ``shards`` has other connections than there are
     waiting_until: int | None = None  # ns; None while open
@@ -70,6 +74,7 @@ class FeedRuns:
         self._schedule_for, self._env = schedule_for, env
         self._dropping: set[asyncio.Task[None]] = set()
         self._gates: dict[str, Gate] = {}  # by provider
+        self._paces: dict[str, Pace] = {}  # by provider
 
     async def close(self) -> None:
         """Close every connection politely."""
@@ -199,7 +204,7 @@ class FeedRuns:
         """Keep the feed's connections until the session ends, None: for ever, or the disk is full."""
         run.shards = make(run.spec, keys).shards()
         run.failed, reason = "", "recorder stopped"
-        tasks: dict[Connection, asyncio.Task[None]] = {}
+        tasks: Tasks = {}
         full = asyncio.create_task(self._recording.disk.full.wait())
         reshape = asyncio.create_task(run.reshape.wait())
         try:
@@ -230,31 +235,31 @@ class FeedRuns:
                     task.cancel()
                 self._forget(run, run.connections)
 
-    def _open_missing(self, run: FeedRun, keys: Mapping[str, str], tasks: dict[Connection, asyncio.Task[None]]) -> None:
+    def _open_missing(self, run: FeedRun, keys: Mapping[str, str], tasks: Tasks) -> None:
         """Open the connections that there shall be and are not."""
         gate, there = self._gates.setdefault(run.spec.provider, Gate()), {c.spec.connection for c in run.connections}
 
         def made(spec: FeedSpec) -> Feed:
             return make(spec, keys)
 
+        journal, wake, observe = self._recording.journal, self._recording.engine.wake, self._recording.observe
         for shard in run.shards:
             if shard.connection in there:
                 continue
-            connection = Connection(
-                shard,
-                made(shard),
-                self._recording.journal,
-                self._recording.engine.wake,
-                self._log,
-                gate=gate,
-                make_feed=made,
-                observe=self._recording.observe,
-                rows=self._delivered,
-            )
+            feed = made(shard)
+            connection: Connection | Poller
+            if feed.capability().transport == "poll":
+                pace = self._paces.setdefault(shard.provider, Pace())
+                connection = Poller(shard, journal, wake, self._log, made, pace, observe)
+            else:
+                connection = Connection(
+                    shard, feed, journal, wake, self._log, gate=gate, make_feed=made, observe=observe,
+                    rows=self._delivered,
+                )  # fmt: skip
             run.connections = [*run.connections, connection]
             tasks[connection] = asyncio.create_task(connection.run())
 
-    async def _close_surplus(self, run: FeedRun, tasks: dict[Connection, asyncio.Task[None]]) -> None:
+    async def _close_surplus(self, run: FeedRun, tasks: Tasks) -> None:
         """Close the connections whose symbols are gone, before others are opened: some providers count strictly."""
         while run.reshape.is_set():  # changed again meanwhile
             run.reshape.clear()
@@ -266,7 +271,7 @@ class FeedRuns:
             self._forget(run, surplus)
 
     @staticmethod
-    def _forget(run: FeedRun, gone: list[Connection]) -> None:
+    def _forget(run: FeedRun, gone: list[Connection | Poller]) -> None:
         """They have ended: keep their counts."""
         run.frames_before += sum(c.frames for c in gone)
         run.reconnects_before += sum(c.reconnects for c in gone)

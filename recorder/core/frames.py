@@ -28,6 +28,7 @@ SENT = 6  # what we sent, never secrets
 CLOCK = 7  # nothing came for a second: time went on; no payload
 RESPONSE = 8  # an answer of a provider's HTTP interface; payload: core/history.py
 OBSERVED = 9  # rows of our own, such as latencies; payload: core/observations.py
+POLLED = 10  # an answer to a poll; payload: core/polled.py
 KIND_MAX = 15  # kinds above are not ours: resynchronising does not try them
 
 OK = 0  # the arrays are full, more may follow

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import cast
+from dataclasses import replace
+from functools import partial
 
 import msgspec
 import numpy as np
 
-from recorder.core import history, observations
-from recorder.core.batch import Output, Rows, Scope
+from recorder.core import history, observations, polled
+from recorder.core.batch import Output, Rows
 from recorder.core.coverage import BY_ID, BY_NOTHING, BY_SEQUENCE, CHANNELS, Coverage
 from recorder.core.encode import Dictionary, Sealed, merge_rows, sort_rows
-from recorder.core.frames import BINARY, CLOSED, OBSERVED, OPENED, RESPONSE, SOURCE, Frames
+from recorder.core.frames import BINARY, CLOSED, OBSERVED, OPENED, POLLED, RESPONSE, SOURCE, Frames
 from recorder.core.gaps import GapBook
 from recorder.core.kernels import IDS_CONTIGUOUS, IDS_OPAQUE, QUOTES_NUMBERED, Kernels
 from recorder.core.snapshot import (
@@ -26,10 +25,11 @@ from recorder.core.snapshot import (
     restore_kernels,
     restore_texts,
 )
+from recorder.core.source import Source, decoder_of
 from recorder.core.templates import Matcher
 from recorder.values.config import KernelsConfig
 from recorder.values.errors import FrameError, RecorderError
-from recorder.values.feed import MINUTE, Capability, Feed, FeedSpec, Historian, HistoryRequest, Key
+from recorder.values.feed import MINUTE, Capability, Feed, FeedSpec, Key
 from recorder.values.schedule import day_boundaries
 from recorder.values.schema import TEXT_NULL
 from recorder.values.tables import (
@@ -53,32 +53,6 @@ CHANNELS_BESIDE = {BARS.name: "bars", STATUSES.name: "statuses", OPTIONS_CHAIN.n
 HELD_ROWS_MAX = 1024  # more in one ts_event are an auction or a snapshot: not worth a window's delay
 
 NO_RULES = (IDS_OPAQUE, 0, *[BY_NOTHING] * len(CHANNELS))  # of a series that no feed declared
-
-Decode = Callable[[bytes, int], None]
-
-
-@dataclass
-class Source:
-    """A connection as the journal knows it: its decoder and what came of its frames."""
-
-    spec: FeedSpec
-    feed: Feed
-    scope: Scope
-    decode: Decode
-    matched: Callable[[], int]  # frames that its templates took
-    decoded: int = 0  # frames that its decoder was given
-    rejected: int = 0
-
-    @property
-    def frames(self) -> int:
-        return self.decoded + self.matched()
-
-    @cached_property
-    def read_history(self) -> Callable[[HistoryRequest, bytes, int], None]:
-        """Decodes a page. Raises FrameError where the feed has no history."""
-        if not self.feed.capability().history_channels:
-            raise FrameError(f"feed {self.spec.name} has no history that this version reads")
-        return cast(Historian, self.feed).history_decoder(self.scope)
 
 
 class Pipeline:
@@ -179,6 +153,9 @@ class Pipeline:
             elif kind == RESPONSE:
                 scope.position = end
                 self._answered(source, payload, ts_recv)
+            elif kind == POLLED:
+                scope.position = end
+                self._polled(source, payload, ts_recv)
 
     def _interrupted(self, feed: str, connection: int, kind: int, cause: str) -> None:
         self._run_kernels()
@@ -205,6 +182,20 @@ class Pipeline:
         rows = self.out.batches[TRADES.name].seal()
         kept = replace(rows, rows=self.gaps.page(page, rows.rows, readable))
         self._computed.setdefault(TRADES.name, []).append(self._compute(TRADES.name, kept, live=False))
+
+    def _polled(self, source: Source, payload: bytes, ts_recv: int) -> None:
+        """An answer to a poll: all of it becomes rows, or what is wrong with it does."""
+        source.decoded += 1
+        before, key, body = self.out.counts(), "", payload
+        try:
+            head, body = polled.decode(payload)
+            key = f"{head.key}: "
+            source.read_poll(head.key, body, ts_recv)
+        except Exception as error:
+            self.out.rollback(before)
+            source.rejected += 1
+            words = str(error) if isinstance(error, FrameError) else f"{type(error).__name__}: {error}"
+            source.scope.reject(key + words, body, ts_recv)
 
     def _observe(self, payload: bytes) -> None:
         """Rows of our own; those of another version that do not fit are counted and passed over."""
@@ -237,7 +228,7 @@ class Pipeline:
         kind |= QUOTES_NUMBERED if capability.overlap else 0
         self._series_rules[spec.name] = (kind, self._zones[zone], *_verification(capability))
         scope = self.out.scope(spec.name, spec.connection)
-        decode, templates = feed.decoder(scope), None
+        decode, templates = decoder_of(feed, scope), None
         if self._templates and hasattr(feed, "templates"):
             templates = feed.templates(scope)
         if templates is None:

@@ -24,6 +24,7 @@ from recorder.core.frames import (
     HEADER_BYTES,
     OBSERVED,
     OPENED,
+    POLLED,
     RESPONSE,
     SENT,
     SOURCE,
@@ -68,7 +69,7 @@ _PREFIXES = {"spot_": "spot", "usdm_": "usdm", "cm_": "coinm"}  # of hftbacktest
 _PLAIN = {("binance", "market"): "spot", ("coinbase", "api"): "exchange"}  # option values that a name leaves out
 _KINDS = {"text": TEXT, "binary": BINARY, "opened": OPENED, "closed": CLOSED, "sent": SENT}
 KIND_NAMES = {code: name for name, code in _KINDS.items()}
-_JOURNALLED = {*KIND_NAMES, RESPONSE, CLOCK, OBSERVED}
+_JOURNALLED = {*KIND_NAMES, RESPONSE, POLLED, CLOCK, OBSERVED}
 _NOBODYS = (CLOCK, OBSERVED)  # kinds of frames that no connection received
 
 

@@ -14,7 +14,20 @@ from recorder.shell.audit import AUDIT_S, Auditor, Observe, Reporter, Rows
 from recorder.shell.link import BEHIND, QUEUE_BYTES_MAX, FrameJournal, Link
 from recorder.shell.overlap import HeldJournal, replace
 from recorder.values.errors import RecorderError, UpgradeRefused
-from recorder.values.feed import HOUR, SECOND, Command, Fatal, Feed, FeedSpec, Key, Notice, Ready, Reconnect, Renew
+from recorder.values.feed import (
+    HOUR,
+    SECOND,
+    Capability,
+    Command,
+    Fatal,
+    Feed,
+    FeedSpec,
+    Key,
+    Notice,
+    Ready,
+    Reconnect,
+    Renew,
+)
 
 __all__ = ["Connection", "FrameJournal"]
 
@@ -70,6 +83,15 @@ class Connection:
     @property
     def ready(self) -> bool:
         return self._link is not None and self._link.ready
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready, in words."""
+        return self.session.reason
+
+    @property
+    def capability(self) -> Capability:
+        return self.session.feed.capability()
 
     @property
     def ready_symbols(self) -> tuple[str, ...]:

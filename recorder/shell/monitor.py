@@ -19,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from recorder import __version__
 from recorder.core.histogram import SUB_BITS, ZERO, Histogram, sum_of
 from recorder.core.latency import STAGES
+from recorder.shell.poller import Poller
 from recorder.values.config import MetricsConfig
 from recorder.values.errors import RecorderError
 from recorder.values.feed import SECOND
@@ -109,7 +110,7 @@ def health(recording: Any, now: int) -> list[str]:
             problems.append(f"feed {name}: {run.failed}")
         for connection in list(run.connections):
             if not connection.ready and not (starting and not connection.reconnects):
-                why = connection.session.reason or "not subscribed yet"
+                why = connection.reason or "not subscribed yet"
                 problems.append(f"feed {name} connection {connection.spec.connection}: {why}")
     problems += recording.watch.problems()
     if recording.database_state != "ready" and not starting:
@@ -138,6 +139,7 @@ class _Collector:
 
     def collect(self) -> Iterable[Metric]:
         yield from self._feeds()
+        yield from self._polls()
         yield from self._stores()
         yield from self._gaps()
         yield from self._latencies()
@@ -180,6 +182,33 @@ class _Collector:
         for (name, what), count in list(self._recording.pipeline.out.unknown.items()):
             unknown.add_metric([name, what], count)
         yield from (frames, reconnects, ready, wanted, queue, rejected, unknown)
+
+    def _polls(self) -> Iterator[Metric]:
+        runs = list(self._recording.feeds.items())
+        pollers = [(name, c) for name, run in runs for c in list(run.connections) if isinstance(c, Poller)]
+        asked = CounterMetricFamily("recorder_poll_requests", "Asked; status 0: no answer.", labels=["feed", "status"])
+        age = GaugeMetricFamily("recorder_poll_answer_age_seconds", "Since the last answer.", labels=["feed"])
+        polls = GaugeMetricFamily("recorder_polls", "Questions asked again and again.", labels=["feed"])
+        failing = GaugeMetricFamily("recorder_polls_failing", "Of those, answered wrongly.", labels=["feed"])
+        by_feed: dict[str, list[Poller]] = {}
+        for name, poller in pollers:
+            by_feed.setdefault(name, []).append(poller)
+        for name, of_feed in by_feed.items():
+            for status, count in sum((Counter(p.requests) for p in of_feed), Counter()).items():
+                asked.add_metric([name, str(status)], count)
+            if last := max(p.last_recv for p in of_feed):
+                age.add_metric([name], max(0, time.time_ns() - last) / SECOND)
+            polls.add_metric([name], sum(p.polls for p in of_feed))
+            failing.add_metric([name], sum(len(p.problems) for p in of_feed))
+        used = GaugeMetricFamily("recorder_quota_used", "Requests in the quota's window.", labels=["provider"])
+        quota = GaugeMetricFamily("recorder_quota", "Requests that the provider allows in it.", labels=["provider"])
+        held = GaugeMetricFamily("recorder_provider_held_seconds", "It wants no requests so long.", labels=["provider"])
+        for provider, pace in {p.spec.provider: p.pace for _, p in pollers}.items():
+            held.add_metric([provider], pace.held_s)
+            if pace.quota:
+                used.add_metric([provider], pace.used)
+                quota.add_metric([provider], pace.quota)
+        yield from (asked, age, polls, failing, used, quota, held)
 
     def _stores(self) -> Iterator[Metric]:
         r = self._recording

@@ -19,7 +19,7 @@ from recorder.core import history
 from recorder.core.frames import RESPONSE
 from recorder.core.gaps import Counts, Gap, GapBook
 from recorder.core.history import HISTORY_CONNECTION, Identity, Page
-from recorder.shell.history_client import HistoryClient, retry_after_s
+from recorder.shell.history_client import HistoryClient, excerpt, retry_after_s
 from recorder.values.config import RepairConfig
 from recorder.values.errors import JournalFull, RecorderError
 from recorder.values.feed import Capability, FeedSpec, Historian, HttpRequest, HttpResponse
@@ -218,7 +218,7 @@ class Repairer:
             raise _Later
         if status in BUSY:
             raise _Again(f"HTTP {status}")
-        self._log.warning("history.refused", feed=name, status=status, url=http.url, reason=_excerpt(http, response))
+        self._log.warning("history.refused", feed=name, status=status, url=http.url, reason=excerpt(response))
         raise _Never(f"HTTP {status}")
 
     async def _give_up(self, spec: FeedSpec, gap: Gap, reason: str) -> None:
@@ -268,11 +268,3 @@ def _following(
         return None, True
     except RecorderError:
         return None, False
-
-
-def _excerpt(http: HttpRequest, response: HttpResponse) -> str:
-    """The first words of a refusal, without our secrets."""
-    text = response.body[:2000].decode("utf-8", "replace")
-    for _, value in http.secret_headers:
-        text = text.replace(value, "…") if value else text
-    return " ".join(text.split())[:200]

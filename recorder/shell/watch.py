@@ -104,6 +104,9 @@ class Watch:
         for name in [name for name in self._feeds if name not in self._recording.feeds]:
             del self._feeds[name]
         for name, run in list(self._recording.feeds.items()):
+            if any(connection.capability.transport == "poll" for connection in list(run.connections)):
+                self._feeds.pop(name, None)  # silent between two answers, and judged by these: see shell/poller.py
+                continue
             if name not in self._feeds:
                 zone = self._zone(run)
                 if zone is None:
@@ -118,7 +121,7 @@ class Watch:
 
     @staticmethod
     def _zone(run: Any) -> str | None:
-        return run.connections[0].session.feed.capability().session_zone if run.connections else None
+        return run.connections[0].capability.session_zone if run.connections else None
 
     def _know_series(self) -> None:
         keys = self._recording.pipeline.out.series.keys

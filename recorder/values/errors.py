@@ -18,6 +18,17 @@ class FrameError(RecorderError):
     """A frame that could not be decoded: it stays in the journal and is counted as rejected."""
 
 
+class Limited(RecorderError):
+    """A provider asks to be asked less, in an answer with status 200.
+
+    ``wait_s``  for how long it is to be left alone, None when it does not say
+    """
+
+    def __init__(self, text: str, wait_s: float | None = None) -> None:
+        super().__init__(text)
+        self.wait_s = wait_s
+
+
 class FrameTooLong(RecorderError):
     """A frame above FRAME_BYTES_MAX; nothing was written."""
 

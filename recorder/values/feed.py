@@ -30,7 +30,8 @@ class FeedSpec(msgspec.Struct, frozen=True, kw_only=True):
 class Capability(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider can and cannot do. Session, kernels and coverage read it; none knows a provider by name."""
 
-    channels: tuple[str, ...]
+    # How its data comes. "poll": it is asked again and again, see ``Polled``; the limits of connections are then those
+    # of the askers a recorder may run beside each other.
     transport: Literal["websocket", "sse", "poll", "fix", "files"] = "websocket"
     loss_detector: Literal["trade_id", "sequence", "none"]
     scope: Literal["symbol", "connection", "none"]
@@ -51,7 +52,9 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     history: str = ""  # in words, what backfill can reach
     history_channels: tuple[str, ...] = ()  # what ``Feed.history`` can fetch
     history_window_ns: int = 0  # how far back it reaches; 0: without an end
-    rest_per_second_max: float = 1.0  # HTTP requests, over all connections of the feed
+    rest_per_second_max: float = 1.0  # HTTP requests, over all that ask the provider
+    rest_quota: int = 0  # HTTP requests in any ``rest_quota_ns``, over all that ask it; 0: without such a limit
+    rest_quota_ns: int = 0
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,16 +158,30 @@ class HistoryRequest:
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """A GET. ``secret_headers`` are sent, and never logged or journalled; keys never stand in the URL."""
+    """A GET. ``secret_headers`` and ``secret_query`` are sent, and never logged or journalled; keys never stand in the
+    URL, and are struck out of an answer that repeats them.
+
+    secret_query  further parameters, put behind those of the URL
+    sign          how the shell signs it; empty: not at all
+    accepts       statuses besides 200 whose answers whoever asks wants to be sent: a session that has expired …
+    private       a handshake, for a cookie or a token: its answer is sent to whoever asks, whatever its status
+
+    Of polls only answers with status 200 that are not private are journalled.
+    """
 
     url: str
     headers: tuple[tuple[str, str], ...] = ()
-    secret_headers: tuple[tuple[str, str], ...] = ()
+    secret_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    secret_query: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    sign: str = ""
+    accepts: tuple[int, ...] = ()
+    private: bool = False
 
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """What came back. ``headers`` have lower-case names."""
+    """What came back. ``headers`` have lower-case names; several Set-Cookie are lines of one value. Without the secrets
+    it was asked with."""
 
     status: int
     headers: Mapping[str, str]
@@ -233,4 +250,39 @@ class Historian(Protocol):
 
         Rows have the flag BACKFILLED and the identity they have from the stream. Raises FrameError, also for an error
         that comes as HTTP 200.
+        """
+
+
+@dataclass(frozen=True)
+class Poll:
+    """A question asked again and again of a provider that cannot be listened to.
+
+    key       names it in the journal beside every answer: "chart AAPL"; holds no secret
+    every_ns  between the beginnings of two rounds
+    ask       makes a round: yields requests, is sent their answers (status 200, and what a request accepts), returns
+              when there is no more. Raises FrameError for an answer that is an error, Limited for one that asks to be
+              asked less
+    """
+
+    key: str
+    every_ns: int
+    ask: Callable[[], Generator[HttpRequest, HttpResponse, None]]
+
+
+class Polled(Protocol):
+    """A feed whose capability says transport "poll". One task asks all its questions, one after the other."""
+
+    def capability(self) -> Capability: ...
+
+    def shards(self) -> list[FeedSpec]:
+        """As of a Feed: who asks beside each other. One, unless a provider answers so slowly that more are needed."""
+
+    def polls(self) -> tuple[Poll, ...]:
+        """What to ask; no two with the same key."""
+
+    def poll_decoder(self, out: Any) -> Callable[[str, bytes, int], None]:
+        """Return decode(key, body, ts_recv): one answer → rows into ``out``.
+
+        Raises FrameError for what does not fit and for an error that comes as HTTP 200: then none of its rows is kept.
+        The same is answered again and again: identity columns must be the provider's own, its time above all.
         """

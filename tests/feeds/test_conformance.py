@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from typing import Any
 
@@ -12,7 +13,18 @@ from fuzzing import mutations
 from recorder.core.batch import Output
 from recorder.feeds import PROVIDERS, make
 from recorder.values.errors import ConfigError, FrameError, RecorderError
-from recorder.values.feed import Capability, Endpoint, Fatal, Feed, FeedSpec, Notice, Ready, Reconnect, Send
+from recorder.values.feed import (
+    Capability,
+    Endpoint,
+    Fatal,
+    Feed,
+    FeedSpec,
+    HttpResponse,
+    Notice,
+    Ready,
+    Reconnect,
+    Send,
+)
 from recorder.values.tables import TABLES
 
 COMMANDS = (Send, Ready, Notice, Reconnect, Fatal)
@@ -59,9 +71,15 @@ def feed_of(name: str, options: dict[str, str], **fields: Any) -> Feed:
     return make(spec_of(name, options, **{"channels": channels, **fields}), credentials)
 
 
-every = pytest.mark.parametrize(
-    ("name", "options"), variants(), ids=lambda v: v if isinstance(v, str) else "-".join(v.values())
-)
+def by_transport(*transports: str) -> pytest.MarkDecorator:
+    cases = [case for case in variants() if feed_of(*case).capability().transport in transports]
+    return pytest.mark.parametrize(
+        ("name", "options"), cases, ids=lambda v: v if isinstance(v, str) else "-".join(v.values())
+    )
+
+
+every = by_transport("websocket")
+polled = by_transport("poll")
 
 
 @pytest.mark.parametrize("name", list(PROVIDERS))
@@ -171,6 +189,49 @@ def test_no_frame_makes_its_decoder_raise_anything_but_a_frame_error(name: str, 
 def test_decoding_needs_no_credentials_and_no_symbols(name: str, options: dict[str, str]) -> None:
     feed = make(spec_of(name, options, symbols=(), channels=("trades",)))
     assert callable(feed.decoder(Output().scope("f", 0)))
+
+
+@polled
+def test_its_polls_are_bounded_and_hold_no_secret(name: str, options: dict[str, str]) -> None:
+    feed: Any = feed_of(name, options, channels=PROVIDERS[name].channels[:1])
+    capability, polls = feed.capability(), feed.polls()
+    assert min(capability.connections_max, capability.symbols_per_connection_max, capability.rest_per_second_max) > 0
+    assert bool(capability.rest_quota) == bool(capability.rest_quota_ns)
+    assert set(capability.channels) <= set(PROVIDERS[name].channels)
+    assert len({poll.key for poll in polls}) == len(polls) > 0
+    assert min(poll.every_ns for poll in polls) > 0
+    for poll in polls:
+        first = next(poll.ask())
+        assert first.url.startswith("https://")
+        assert "not-a-real-value" not in repr((poll.key, first))
+
+
+@polled
+def test_it_asks_an_address_of_ones_own(name: str, options: dict[str, str]) -> None:
+    own = "http://127.0.0.1:20001"
+    feed: Any = feed_of(name, options, channels=PROVIDERS[name].channels[:1], rest_url=own)
+    assert all(next(poll.ask()).url.startswith(own) for poll in feed.polls())
+
+
+@polled
+def test_no_answer_makes_it_raise_anything_but_an_error_of_its_own(name: str, options: dict[str, str]) -> None:
+    feed: Any = feed_of(name, options, channels=PROVIDERS[name].channels[:1])
+    out = Output()
+    decode = feed.poll_decoder(out.scope("f", 0))
+    for payload in (*ANYTHING, *mutations(ANYTHING, 1000, seed=4)):
+        for poll in feed.polls():
+            with contextlib.suppress(FrameError):
+                decode(poll.key, payload, RECV)
+            pages = poll.ask()
+            next(pages)
+            with contextlib.suppress(StopIteration, RecorderError):
+                pages.send(HttpResponse(200, {}, payload))
+
+
+@polled
+def test_polls_are_decoded_without_credentials_and_symbols(name: str, options: dict[str, str]) -> None:
+    feed: Any = make(spec_of(name, options, symbols=()))
+    assert callable(feed.poll_decoder(Output().scope("f", 0)))
 
 
 def test_an_unknown_provider_is_named_with_the_nearest() -> None:

@@ -32,6 +32,7 @@ from recorder.core.frames import (
     KIND_MAX,
     OBSERVED,
     OPENED,
+    POLLED,
     RESPONSE,
     SENT,
     SOURCE,
@@ -50,7 +51,7 @@ FORMAT, VERSION = "recorder journal", 1
 HEAD = msgspec.json.encode({"format": FORMAT, "version": VERSION})
 KINDS = {
     "text": TEXT, "binary": BINARY, "source": SOURCE, "opened": OPENED, "closed": CLOSED, "sent": SENT, "clock": CLOCK,
-    "response": RESPONSE, "observed": OBSERVED,
+    "response": RESPONSE, "observed": OBSERVED, "polled": POLLED,
 }  # fmt: skip
 _NAMES = {code: name for name, code in KINDS.items()}
 TEXT_BYTES_MAX = 8 << 20  # longer ones go as base64: escaped, a byte may take six, and a line has at most 64 MiB

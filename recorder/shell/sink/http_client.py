@@ -107,7 +107,7 @@ class BadAnswer(ConnectionError):
 
 @dataclass(frozen=True)
 class Answer:
-    """``headers`` have lower-case names; of several with one name the last."""
+    """``headers`` have lower-case names; of several with one name the last, but of Set-Cookie all, a line each."""
 
     status: int
     body: bytes = b""
@@ -222,9 +222,11 @@ class HttpConnection:
         if not re.match(r"HTTP/1\.[01] \d{3}", lines[0]):
             raise BadAnswer(f"not HTTP: {lines[0][:40]!r}")
         status = int(lines[0][9:12])
-        headers = {
-            name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
-        }
+        fields = [line.partition(":") for line in lines[1:]]
+        headers = {name.strip().lower(): value.strip() for name, _, value in fields}
+        if "set-cookie" in headers:
+            cookies = [value.strip() for name, _, value in fields if name.strip().lower() == "set-cookie"]
+            headers["set-cookie"] = "\n".join(cookies)
         del data[: end + 4]
         answer = Answer(status, self._body(status, headers, data, deadline), headers)
         if data or "close" in headers.get("connection", "").lower():
