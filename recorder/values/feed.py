@@ -33,6 +33,7 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     # How its data comes. "poll": it is asked again and again, see ``Polled``; the limits of connections are then those
     # of the askers a recorder may run beside each other.
     transport: Literal["websocket", "sse", "poll", "fix", "files"] = "websocket"
+    channels: tuple[str, ...]
     loss_detector: Literal["trade_id", "sequence", "none"]
     scope: Literal["symbol", "connection", "none"]
     loss_size_known: bool
