@@ -53,6 +53,7 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     history: str = ""  # in words, what backfill can reach
     history_channels: tuple[str, ...] = ()  # what ``Feed.history`` can fetch
     history_window_ns: int = 0  # how far back it reaches; 0: without an end
+    history_timeframes: tuple[str, ...] = ()  # of bars in its history, ours: 1m, 1h, 1d …
     rest_per_second_max: float = 1.0  # HTTP requests, over all that ask the provider
     rest_quota: int = 0  # HTTP requests in any ``rest_quota_ns``, over all that ask it; 0: without such a limit
     rest_quota_ns: int = 0
@@ -147,6 +148,7 @@ class HistoryRequest:
     symbol       canonical
     start, end   ns, both inclusive: between which ``ts_event`` lies
     from_id, to_id  both inclusive, or None
+    timeframe    of bars: 1s, 1m, 5m, 1h, 1d …; a bar's ts_event is its start
     """
 
     symbol: str
@@ -155,6 +157,7 @@ class HistoryRequest:
     end: int
     from_id: int | None = None
     to_id: int | None = None
+    timeframe: str = ""
 
 
 @dataclass(frozen=True)

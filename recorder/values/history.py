@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from urllib.parse import quote, urlencode, urlsplit
 
-from recorder.values.errors import ConfigError
+from recorder.values.errors import ConfigError, nearest
 from recorder.values.feed import SECOND, Capability, FeedSpec, HistoryRequest
 
 # One request ends after so many pages: a million trades at a provider's 1000 a page, minutes at its pace. What is still
@@ -35,6 +35,9 @@ def checked(spec: FeedSpec, capability: Capability, base: str | None, request: H
         raise ConfigError(
             f"feed {spec.name!r}: {spec.provider} has no history of {request.channel!r}; it has {offered}"
         )
+    if request.channel == "bars" and request.timeframe not in capability.history_timeframes:
+        words = nearest(request.timeframe, capability.history_timeframes)
+        raise ConfigError(f"feed {spec.name!r}: {spec.provider} has no bars of {request.timeframe!r}; {words}")
     return base
 
 
