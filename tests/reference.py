@@ -84,7 +84,8 @@ def _one_series(rows, members, p, contiguous, session_of, out, gaps):
                 recent, whole, last_id = [], set(), None  # the provider's ids start over
             newest = contiguous and (last_id is None or row["trade_id"] > last_id)
             known = contiguous and row["trade_id"] in whole and row["ts_event"] <= last_ts
-            if known or (key in recent[-RECENT_IDS:] and not newest):
+            again = not newest and (last_ts is None or row["ts_event"] <= last_ts + 10**9)
+            if known or (again and key in recent[-RECENT_IDS:]):
                 out[i] = (math.nan, math.nan, math.nan, LONG_NULL, flags | t.DUPLICATE)
                 continue
             recent.append(key)

@@ -6,8 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recorder.core.eligibility import CODES, TABLE, UNKNOWN, combined, eligibility, unknown_conditions
-from recorder.values.tables import NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE
+from recorder.core.eligibility import (
+    CODES,
+    POLYGON_LETTERS,
+    TABLE,
+    UNKNOWN,
+    combined,
+    eligibility,
+    polygon_correction,
+    polygon_eligibility,
+    polygon_unknown,
+    unknown_conditions,
+)
+from recorder.values.tables import CANCELLED, CORRECTED, DAY_HIGH_LOW, NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE
 
 # code, Last, H/L, Vol; "-" where the tape does not have the code. CTS Pillar Output, UTDF and TDDS specifications.
 CTA = """
@@ -100,9 +111,10 @@ LETTERS = [chr(i) for i in range(32, 127)]
 @pytest.mark.parametrize("tape", MATRIX)
 def test_every_letter_of_every_tape_says_what_the_published_matrix_says(tape):
     for letter in LETTERS:
-        last, _, volume = MATRIX[tape].get(letter, ("unknown", "unknown", "yes"))
+        last, high_low, volume = MATRIX[tape].get(letter, ("unknown", "unknown", "yes"))
         flags = eligibility([letter], tape)
         assert bool(flags & NOT_LAST_ELIGIBLE) == (last != "yes"), (tape, letter)
+        assert bool(flags & DAY_HIGH_LOW) == (last != "yes" and high_low == "yes"), (tape, letter)
         assert bool(flags & NOT_VOLUME_ELIGIBLE) == (volume == "no"), (tape, letter)
         assert (unknown_conditions([letter], tape) == [letter]) == (last in ("unknown", "TBD")), (tape, letter)
 
@@ -142,10 +154,63 @@ def test_the_strictest_condition_of_a_trade_wins(conditions, tape, flags):
 
 @given(st.lists(st.sampled_from(LETTERS), max_size=4), st.sampled_from([*MATRIX, "N", None]))
 def test_a_trade_may_do_what_each_of_its_conditions_allows_in_any_order(conditions, tape):
+    each = [eligibility([letter], tape) for letter in conditions]
     expected = 0
-    for letter in conditions:
-        expected |= eligibility([letter], tape)
+    for flags in each:
+        expected |= flags & ~DAY_HIGH_LOW
+    if expected & NOT_LAST_ELIGIBLE and all(flags & DAY_HIGH_LOW or not flags & NOT_LAST_ELIGIBLE for flags in each):
+        expected |= DAY_HIGH_LOW
     assert eligibility(conditions, tape) == eligibility(conditions[::-1], tape) == expected
+
+
+# id, Last, H/L, Vol of the names that Polygon publishes for its ids, by the same matrix; tapes where they differ.
+POLYGON = """
+0 yes yes yes
+2 no no yes
+5 1st yes yes
+7 no no yes
+10 1st yes yes
+12 no no yes
+13 no no yes
+14 yes yes yes
+15 no no no
+16 no no no
+17 yes yes yes
+19 yes yes yes
+21 no no yes
+22 1st yes yes
+32 1st yes yes
+37 no no yes
+38 yes yes no
+41 yes yes yes
+52 no no yes
+53 no no yes
+60 yes yes yes
+"""
+
+
+@pytest.mark.parametrize("tape", [1, 2, 3, None])
+def test_polygons_numbers_say_what_their_names_mean_on_every_tape(tape):
+    for number, (last, high_low, volume) in matrix(POLYGON).items():
+        flags = polygon_eligibility([int(number)], tape)
+        assert bool(flags & NOT_LAST_ELIGIBLE) == (last != "yes"), number
+        assert bool(flags & DAY_HIGH_LOW) == (last != "yes" and high_low == "yes"), number
+        assert bool(flags & NOT_VOLUME_ELIGIBLE) == (volume == "no"), number
+
+
+def test_sold_last_depends_on_the_tape_and_an_unknown_number_sets_no_price():
+    assert polygon_eligibility([30], 3) == 0
+    assert polygon_eligibility([30], 1) == polygon_eligibility([31], 2) == NOT_LAST_ELIGIBLE | DAY_HIGH_LOW
+    assert polygon_eligibility([14, 37], 3) == polygon_eligibility([37], 1) == NOT_LAST_ELIGIBLE
+    assert polygon_eligibility([999, 22], 3) == NOT_LAST_ELIGIBLE
+    assert polygon_unknown([0, 999, 41]) == [999]
+    assert polygon_eligibility([], 1) == 0
+    assert unknown_conditions([letter for letter in POLYGON_LETTERS.values() if letter], "C") == ["E"]
+
+
+def test_of_polygons_corrections_a_superseded_trade_does_not_count_and_its_successor_does():
+    flags = {code: polygon_correction(code) for code in (None, 0, 1, 7, 8, 10, 11, 12)}
+    assert flags == {None: 0, 0: 0, 12: CORRECTED} | dict.fromkeys((1, 7, 8, 10, 11), CANCELLED)
 
 
 def test_on_other_tapes_only_what_both_consolidated_tapes_agree_on_is_known():

@@ -34,9 +34,10 @@ from sql_rows import (
 )  # fmt: skip
 
 from recorder.shell.database.migrate import apply_schema
-from recorder.values.tables import CANCELLED, OUTLIER, SIZE_SPIKE
+from recorder.values.tables import CANCELLED, NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE, OUTLIER, SIZE_SPIKE
 
 QUERIES = sorted(path.stem for path in (SQL / "queries").glob("*.sql"))
+WITHDRAWN = CANCELLED | NOT_LAST_ELIGIBLE | NOT_VOLUME_ELIGIBLE
 CHECKS = sorted(path.stem for path in (SQL / "checks").glob("*.sql"))
 
 
@@ -245,7 +246,7 @@ def faulty(questdb: Any) -> Any:
     gap = {"ts_event": START + 22 * S, "symbol": "BTC-USD", "feed": "coinbase", "channel": "trades", "kind": "trade_id"}
     faults = [
         trade(START + 61 * S, 105, 101.0, 1.0),  # an id used twice
-        trade(START + 30 * S + 1, 110, 99.0, 1.0, flags=CANCELLED),  # a cancellation is not
+        trade(START + 30 * S + 1, 110, 99.0, 1.0, flags=WITHDRAWN),  # a cancellation is not; its trade still counts
         trade(START + 62 * S, 1, -1.0, 1.0, KRAKEN),
         trade(START + 63 * S, 2, 100.0, -1.0, KRAKEN),
         trade(START + 64 * S, 3, 100.0, 1.0, KRAKEN, ts_recv=START + 61 * S),
@@ -274,6 +275,7 @@ FOUND = {
     "gaps_still_missing": [{"from_id": 120, "to_id": 121, "missing": 2, "recorded": 1}],
     "unrecorded_gaps": [{"from_id": 140, "to_id": 140, "missing": 1}],
     "uncounted_trades": [{"ts_event": iso(START), "counted": 60, "stored": 58}],  # 57 of them and a cancellation
+    "withdrawn_but_counted": [{"trade_id": 110, "price": 100.0, "withdrawn": iso(START + 30 * S + 1)}],
     "bars_unlike_the_providers": [{"ts_event": iso(START), "volume": 57.0, "provider_volume": 60.0}],
 }
 

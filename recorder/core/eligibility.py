@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recorder.values.tables import NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE
+from recorder.values.tables import CANCELLED, CORRECTED, DAY_HIGH_LOW, NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE
 
 # Bits of a table entry.
 OPEN, LAST, HIGH_LOW, VOLUME = 1, 2, 4, 8  # may set, and adds to: combined by AND, so the strictest condition wins
@@ -67,35 +67,93 @@ def _table() -> np.ndarray:
 TABLE = _table()
 
 
+# Polygon's integers for stocks → the letter that says the same, "" where the number says nothing of price or volume
+# (indicators of short sales, financial status, a trade-through exemption). Ids of a list that its own interface
+# publishes (/v3/reference/conditions); this copy comes from public client code and is not verified against it.
+POLYGON_LETTERS: dict[int, str] = {
+    0: "@", 1: "A", 2: "W", 3: "E", 4: "B", 5: "G", 7: "C", 8: "6", 9: "X", 10: "4", 11: "D", 12: "T", 13: "U", 14: "F",
+    15: "M", 16: "Q", 17: "O", 18: "5", 19: "6", 20: "N", 21: "H", 22: "P", 23: "K", 24: "K", 25: "O", 27: "1",
+    28: "5", 29: "R", 30: "L", 31: "L", 32: "Z", 33: "Z", 34: "S", 36: "Y", 37: "I", 38: "9", 41: "", 52: "V", 53: "7",
+    **dict.fromkeys((55, 57, 58, 59, 60, *range(62, 72)), ""),
+}  # fmt: skip
+# `correction` of Polygon's trades from history: superseded, in error or cancelled, or a record of that; and the print
+# that replaces one. Absent or 0: a trade like others. Not verified.
+_POLYGON_WITHDRAWN, _POLYGON_REPLACES = frozenset({1, 7, 8, 10, 11}), 12
+
+
 def combined(conditions: Sequence[str], tape: str | None) -> int:
     """The entry of TABLE that all conditions of a trade give together; without any, a regular sale."""
-    row = TABLE[TAPES.get(tape or "", OTHER)]
-    allowed, conditional = _ALLOWED, 0
-    for code in conditions:
-        entry = int(row[ord(code)]) if len(code) == 1 and ord(code) < CODES else VOLUME | UNKNOWN
-        allowed &= entry
-        conditional |= entry & ~_ALLOWED
-    return allowed | conditional
+    return _strictest([_of_letter(code, tape) for code in conditions])
 
 
 def eligibility(conditions: Sequence[str], tape: str | None) -> int:
-    """Bits NOT_LAST_ELIGIBLE and NOT_VOLUME_ELIGIBLE of a trade's flags.
+    """Bits NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE and DAY_HIGH_LOW of a trade's flags.
 
     conditions  single letters in any order, as sent
     tape        A, B, C, O, N or None
     A price that counts only under a condition on other trades (first of the day, same participant as the current last)
-    does not count: those prints are late, and whoever takes their price as the last one runs backwards in time.
+    does not count: those prints are late, and whoever takes their price as the last one runs backwards in time. They
+    may set the high and the low of their day.
     Meant to be asked once per distinct (conditions, tape); callers keep the answer.
     """
-    entry = combined(conditions, tape)
-    flags = 0
-    if not entry & LAST or entry & (FIRST_ONLY | NEEDS_PARTICIPANT | UNKNOWN):
-        flags |= NOT_LAST_ELIGIBLE
-    if not entry & VOLUME:
-        flags |= NOT_VOLUME_ELIGIBLE
-    return flags
+    return _flags(combined(conditions, tape))
 
 
 def unknown_conditions(conditions: Sequence[str], tape: str | None) -> list[str]:
     """Those conditions that the matrix of this tape does not have, to be counted and looked up."""
     return [code for code in conditions if combined((code,), tape) & UNKNOWN]
+
+
+def polygon_eligibility(conditions: Sequence[int], tape: int | None) -> int:
+    """As ``eligibility``, of Polygon's integers for stocks; tape 1, 2, 3 (A, B, C) or None.
+
+    The provider has resolved what a letter meant on its tape: only 30 and 31, sold last, depend on the tape.
+    """
+    return _flags(_strictest([_of_id(number, tape) for number in conditions]))
+
+
+def polygon_unknown(conditions: Sequence[int]) -> list[int]:
+    """Those of Polygon's integers that are not in our copy of its list."""
+    return [number for number in conditions if number not in POLYGON_LETTERS]
+
+
+def polygon_correction(correction: int | None) -> int:
+    """Flags that Polygon's ``correction`` of a trade adds: CANCELLED, CORRECTED or none."""
+    if correction in _POLYGON_WITHDRAWN:
+        return CANCELLED
+    return CORRECTED if correction == _POLYGON_REPLACES else 0
+
+
+def _of_letter(code: str, tape: str | None) -> int:
+    row = TABLE[TAPES.get(tape or "", OTHER)]
+    return int(row[ord(code)]) if len(code) == 1 and ord(code) < CODES else VOLUME | UNKNOWN
+
+
+def _of_id(number: int, tape: int | None) -> int:
+    letter = POLYGON_LETTERS.get(number)
+    if letter == "":
+        return _REGULAR
+    if letter is None:
+        return VOLUME | UNKNOWN
+    if letter == "L":
+        return int(TABLE[TAPE_C if tape == TAPE_C else TAPE_A, ord(letter)])
+    return int(TABLE[TAPE_A if letter == "E" else TAPE_C, ord(letter)])  # E: automatic execution is CTA's alone
+
+
+def _strictest(entries: Sequence[int]) -> int:
+    allowed, conditional = _ALLOWED, 0
+    for entry in entries:
+        allowed &= entry
+        conditional |= entry & ~_ALLOWED
+    return allowed | conditional
+
+
+def _flags(entry: int) -> int:
+    flags = 0
+    if not entry & LAST or entry & (FIRST_ONLY | NEEDS_PARTICIPANT | UNKNOWN):
+        flags |= NOT_LAST_ELIGIBLE
+        if entry & HIGH_LOW and not entry & UNKNOWN:
+            flags |= DAY_HIGH_LOW
+    if not entry & VOLUME:
+        flags |= NOT_VOLUME_ELIGIBLE
+    return flags

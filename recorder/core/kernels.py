@@ -43,6 +43,7 @@ BY_NEXT, BY_NAME, BY_CLOCK = 0, 1, 2  # what told of a gap: the trade after it, 
 # What ids tell, bits: only whether a trade was among the last, or also what is missing; whether quotes are numbered by
 # symbol, upwards over all connections.
 IDS_OPAQUE, IDS_CONTIGUOUS, QUOTES_NUMBERED = 0, 1, 2
+REVISED = 4  # a further bit: the provider takes trades back
 NO_TIME = LONG_NULL
 RESTART_NS = 1_000_000_000  # matching engines stamp out of order by milliseconds, a repeat is never newer at all
 
@@ -279,10 +280,11 @@ def trades_kernel(
     ``missed`` of the next trade counts them again. The row itself changes nothing else and is not to be stored.
     A row flagged HISTORY is known to have been missing: it is no repeat and no gap, becomes LATE, counts in the VWAP of
     the present session if it belongs to it, and changes nothing else.
-    A row seen before is flagged DUPLICATE and changes nothing else: the same id and exchange among the last RECENT_IDS,
-    or a contiguous id since which none was missing, no newer than the newest row. So an overlap of two connections may
-    be of any length. A contiguous id that is not newer, of a trade RESTART_NS after every other, begins the ids anew:
-    a listing that was replaced, a provider that counts from one again. Nothing before it is a repeat or missing then.
+    A row seen before is flagged DUPLICATE and changes nothing else: the same id and exchange among the last RECENT_IDS
+    (unless RESTART_NS newer than every other: ids may be unique for a day only), or a contiguous id since which none
+    was missing, no newer than the newest row. So an overlap of two connections may be of any length. A contiguous id
+    that is not newer, of a trade RESTART_NS after every other, begins the ids anew: a listing that was replaced, a
+    provider that counts from one again. Nothing before it is a repeat or missing then.
     A row older than the last one is LATE: it counts in the session VWAP and nowhere else, so that rolling state never
     runs backwards. Cancelled, ineligible and backfilled-late rows never set a price.
     Oracle: tests/reference.py::trades
@@ -321,7 +323,8 @@ def trades_kernel(
                 s.seen = s.named = 0
             newest = contiguous and number > s.last_id
             known = contiguous and s.first_id <= number <= s.last_id and ts <= s.last_ts
-            if known or (not newest and _seen_before(ids[row.series], key, s.seen)):
+            again = not newest and ts <= s.last_ts + RESTART_NS  # newer than all: ids of one day are given again
+            if known or (again and _seen_before(ids[row.series], key, s.seen)):
                 row.flags = flags | DUPLICATE
                 continue
             ids[row.series, s.seen % RECENT_IDS] = key

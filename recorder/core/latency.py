@@ -42,7 +42,9 @@ from recorder.core.histogram import (
     sum_of,
 )
 from recorder.values.feed import SECOND
-from recorder.values.tables import BACKFILLED, QUOTES, TRADES
+from recorder.values.tables import BACKFILLED, CANCELLED, CORRECTED, QUOTES, TRADES
+
+NO_LATENCY = BACKFILLED | CANCELLED | CORRECTED  # flags of rows that tell of something older than their frame
 
 STAGES = ("exchange", "journalled", "decoded", "sent", "answered", "applied", "total")
 _EXCHANGE, _JOURNALLED, _DECODED, _SENT, _ANSWERED, _APPLIED, _TOTAL = range(len(STAGES))
@@ -107,12 +109,12 @@ def find_chunks(rows, feed_of, chunks, slots, ts_event, chunk, feed, n):
     chunks   (k, 3) int64
     slots    as ``place_chunks`` fills them
     ts_event, chunk, feed   int64, int32, int32 of the rows; filled from ``n`` on
-    Returns (how many are filled, how many rows have no chunk). Backfilled rows and those of no chunk are passed over.
+    Returns (how many are filled, how many rows have no chunk). Rows of NO_LATENCY or no chunk are passed over.
     """
     last, found, lost = np.int64(-1), -1, 0
     for i in range(len(rows)):
         row = rows[i]
-        if row.flags & BACKFILLED:
+        if row.flags & NO_LATENCY:  # rows of what happened before they came
             continue
         if row.ts_recv != last:
             last = row.ts_recv

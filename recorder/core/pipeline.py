@@ -16,7 +16,8 @@ from recorder.core.coverage import BY_ID, BY_NOTHING, BY_SEQUENCE, CHANNELS, Cov
 from recorder.core.encode import Dictionary, Sealed, merge_rows, sort_rows
 from recorder.core.frames import BINARY, CLOSED, OBSERVED, OPENED, POLLED, RESPONSE, SOURCE, Frames
 from recorder.core.gaps import GapBook
-from recorder.core.kernels import IDS_CONTIGUOUS, IDS_OPAQUE, QUOTES_NUMBERED, Kernels
+from recorder.core.kernels import IDS_CONTIGUOUS, IDS_OPAQUE, QUOTES_NUMBERED, REVISED, Kernels
+from recorder.core.revisions import Revisions
 from recorder.core.snapshot import (
     Content,
     Snapshot,
@@ -71,6 +72,7 @@ class Pipeline:
         self._zones: dict[str, int] = {}
         self._series_rules: dict[str, tuple[int, ...]] = {}  # feed → (id kind, zone, how channels are verified …)
         self.kernels = Kernels(settings)
+        self.revisions = Revisions(self.kernels, self.out)
         self.coverage = Coverage(self.out)
         self.gaps = GapBook(self.out, self.kernels)
         self.out.interrupted = self._interrupted
@@ -225,7 +227,8 @@ class Pipeline:
         if zone not in self._zones:
             self._zones[zone] = self.kernels.add_zone(day_boundaries(zone))
         kind = IDS_CONTIGUOUS if capability.trade_ids == "contiguous" else IDS_OPAQUE
-        kind |= QUOTES_NUMBERED if capability.overlap else 0
+        kind |= (QUOTES_NUMBERED if capability.overlap else 0) | (REVISED if capability.revisions else 0)
+        self.revisions.enabled |= capability.revisions
         self._series_rules[spec.name] = (kind, self._zones[zone], *_verification(capability))
         scope = self.out.scope(spec.name, spec.connection)
         decode, templates = decoder_of(feed, scope), None
@@ -279,22 +282,26 @@ class Pipeline:
 
         live  by the stream, not from history
         """
-        rows = sealed.rows
+        rows, again = sealed.rows, sealed.rows[:0]
+        counted = rows
         if name == TRADES.name:
-            found = self.kernels.trades(rows)
             if live:
+                found, again, replaced = self.revisions.run(rows)
                 self.gaps.passed(rows, found)
+                counted = np.delete(rows, replaced) if replaced else rows
             else:
+                self.kernels.trades(rows)
                 rows["flags"] &= ~HISTORY
+                self.revisions.remember(rows)
             named = (rows["flags"] & NAMED) != 0
             if named.any():
-                rows = rows[~named]
+                rows, counted = rows[~named], counted[(counted["flags"] & NAMED) == 0]
         elif name == QUOTES.name:
             self.kernels.quotes(rows)
         elif name in (GAPS.name, REJECTED.name):
             self._account(name, rows)
         if name in CHANNELS:
-            self.coverage.rows(name, rows)
+            self.coverage.rows(name, counted)
         if name in HELD_BACK:
             repeated = (rows["flags"] & DUPLICATE) != 0
             if repeated.any():
@@ -304,6 +311,7 @@ class Pipeline:
             channel = CHANNELS_BESIDE[name]
             self._delivered.update((channel, series) for series in rows["series"].tolist())
         self.rows[name] += len(rows)
+        rows = np.concatenate([rows, again]) if len(again) else rows
         return Rows(sealed.table, rows, sealed.varchar_heap, sealed.varchar_offsets)
 
     def _account(self, name: str, rows: np.ndarray) -> None:
@@ -369,6 +377,7 @@ class Pipeline:
             kernels=kernels_state(self.kernels),
             coverage=self.coverage.state(),
             gaps=self.gaps.state(),
+            revisable=self.revisions.state(),
         )
         spaces = {space: (by_scope.get(scope, -1), name) for (scope, name), space in self.out.spaces.items()}
         return Snapshot(content, self.out.spellings.memories(), spaces)
@@ -382,6 +391,7 @@ class Pipeline:
         restore_kernels(self.kernels, content.kernels)
         self.coverage.restore(content.coverage)
         self.gaps.restore(content.gaps)
+        self.revisions.restore(content.revisable)
         for state in content.sources:
             self._declare(state.number, msgspec.json.encode(state.spec))
             source = self.sources.get(state.number)

@@ -46,6 +46,7 @@ class Content(msgspec.Struct):
     kernels: dict[str, Any]
     coverage: dict[str, Any]
     gaps: dict[str, Any]
+    revisable: bytes = b""  # the last trades, as Revisions.state; none in a snapshot of an older version
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     # symbol or carry the provider's time, so that what both deliver is told from what only one does.
     overlap: bool = False
     snapshots: tuple[str, ...] = ()  # channels that answer every subscription with rows at once, even in a quiet market
+    revisions: bool = False  # the stream takes trades back or corrects them, by exchange and id
     session_zone: str = "UTC"  # whose midnight starts a new VWAP session
     history: str = ""  # in words, what backfill can reach
     history_channels: tuple[str, ...] = ()  # what ``Feed.history`` can fetch

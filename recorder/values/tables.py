@@ -12,14 +12,15 @@ OUTLIER = 1  # |zscore| above outlier_sigma
 SIZE_SPIKE = 2  # size above size_multiple × the rolling mean size
 LATE = 4  # ts_event older than the last one seen of its series
 BACKFILLED = 8  # from history, or sent by the provider as a snapshot on subscribing
-CORRECTED = 16  # replaces a trade the provider corrected
-CANCELLED = 32  # withdraws the trade with this trade_id; never counts
+CORRECTED = 16  # stands in the place of a trade the provider corrected
+CANCELLED = 32  # taken back, or what takes back the trade with this trade_id; never counts
 NOT_LAST_ELIGIBLE = 64  # may not set last, open, high, low or close
 NOT_VOLUME_ELIGIBLE = 128  # does not count in volume or VWAP
 HALTED = 256  # printed while the symbol was halted
 DUPLICATE = 512  # seen before in this stream: never stored, used between kernels only
 NAMED = 1024  # no trade: the provider named this id as its newest; never stored, for kernels only
 HISTORY = 2048  # from an answer of the provider's history; never stored, for kernels only
+DAY_HIGH_LOW = 4096  # not_last_eligible, but may set the day's high and low: a print out of sequence
 
 FLAGS = {
     "outlier": OUTLIER,
@@ -31,6 +32,7 @@ FLAGS = {
     "not_last_eligible": NOT_LAST_ELIGIBLE,
     "not_volume_eligible": NOT_VOLUME_ELIGIBLE,
     "halted": HALTED,
+    "day_high_low": DAY_HIGH_LOW,
 }
 
 SIDES = ("sell", "buy")
@@ -65,7 +67,7 @@ TRADES = Table(
         Column("conditions", symbol(1024), "sale conditions as sent, comma separated"),
         Column("tape", symbol(16), "consolidated tape, where there is one"),
         Column("flags", INT, "bit mask, see FLAGS"),
-        Column("vwap", DOUBLE, "VWAP of the session up to this trade", computed=True),
+        Column("vwap", DOUBLE, "VWAP of the session up to this trade, of what is volume-eligible", computed=True),
         Column("rolling_vwap", DOUBLE, "VWAP of the last rolling_vwap_s seconds", computed=True),
         Column("zscore", DOUBLE, "log return against the window before this trade", computed=True),
         Column("missed", LONG, "ids lost just before this one; null when none or not knowable", computed=True),

@@ -1,9 +1,13 @@
 -- One-second bars of every symbol and feed, from trades. ts_event is the start of the bar, UTC.
 --
 -- A trade with flag not_last_eligible (64) sets no price; one with not_volume_eligible (128) is not in volume,
--- turnover, vwap and trade_count; one with both, or a cancellation (32), is in nothing. A bar in which no trade may
--- set a price has null prices; a second without any trade that counts has no bar. The trade that a cancellation
--- withdraws still counts, as does one that a correction replaces under another id: they are rows of their own.
+-- turnover, vwap and trade_count; one with both, or with cancelled (32), is in nothing. A bar in which no trade may
+-- set a price has null prices; a second without any trade that counts has no bar. day_high and day_low are those of the
+-- day's bar: trades with day_high_low (4096), printed out of sequence, are in them too. volume_last and turnover_last are
+-- of trades that are both last- and volume-eligible: their quotient, vwap_last in bars_1m and longer, lies within low
+-- and high, which vwap, with average prices and odd lots in it, need not.
+-- A trade that was taken back or corrected later has the flag cancelled, and the print in its place has its time: the
+-- bar is made again. Whatever the recorder could not find any more counts: sql/checks/withdrawn_but_counted.sql.
 -- Of trades with the same ts_event, first and last are those stored first and last: by exchange and trade_id within
 -- one block, by arrival between blocks. That is the provider's order wherever ids are numbers that arrive ascending.
 --
@@ -25,7 +29,11 @@ REFRESH EVERY 1m START '2020-01-01T00:00:00.000000Z' AS (
     sum(CASE WHEN (flags & 128) = 0 THEN price * size ELSE 0.0 END) turnover,
     sum(CASE WHEN (flags & 128) = 0 THEN price * size ELSE 0.0 END)
       / sum(CASE WHEN (flags & 128) = 0 THEN size ELSE 0.0 END) vwap,
-    sum(CASE WHEN (flags & 128) = 0 THEN 1 ELSE 0 END) trade_count
+    sum(CASE WHEN (flags & 128) = 0 THEN 1 ELSE 0 END) trade_count,
+    max(CASE WHEN (flags & 4160) <> 64 THEN price END) day_high,
+    min(CASE WHEN (flags & 4160) <> 64 THEN price END) day_low,
+    sum(CASE WHEN (flags & 192) = 0 THEN size ELSE 0.0 END) volume_last,
+    sum(CASE WHEN (flags & 192) = 0 THEN price * size ELSE 0.0 END) turnover_last
   FROM trades
   WHERE (flags & 32) = 0 AND (flags & 192) <> 192
   SAMPLE BY 1s

@@ -11,7 +11,13 @@ REFRESH IMMEDIATE AS (
     sum(volume) volume,
     sum(turnover) turnover,
     sum(turnover) / sum(volume) vwap,
-    sum(trade_count) trade_count
+    sum(trade_count) trade_count,
+    max(day_high) day_high,
+    min(day_low) day_low,
+    sum(volume_last) volume_last,
+    sum(turnover_last) turnover_last,
+    CASE WHEN sum(volume_last) > 0.0 THEN greatest(min(low), least(max(high), sum(turnover_last) / sum(volume_last))) END
+      vwap_last
   FROM bars_1s
   SAMPLE BY 1m
 ) PARTITION BY DAY;

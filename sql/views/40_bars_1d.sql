@@ -6,13 +6,17 @@ REFRESH IMMEDIATE AS (
   SELECT
     ts_event, symbol, feed,
     first_not_null(open) open,
-    max(high) high,
-    min(low) low,
+    max(day_high) high,
+    min(day_low) low,
     last_not_null(close) close,
     sum(volume) volume,
     sum(turnover) turnover,
     sum(turnover) / sum(volume) vwap,
-    sum(trade_count) trade_count
+    sum(trade_count) trade_count,
+    sum(volume_last) volume_last,
+    sum(turnover_last) turnover_last,
+    CASE WHEN sum(volume_last) > 0.0 THEN greatest(min(low), least(max(high), sum(turnover_last) / sum(volume_last))) END
+      vwap_last
   FROM bars_1h
   SAMPLE BY 1d
 ) PARTITION BY YEAR;

@@ -4,7 +4,9 @@
 -- The edge between the two is a minute before the newest bar, so that a feed whose clock runs ahead hides nothing of
 -- the others; 1970 stands in while there are no bars, because max() over no rows gives no row here.
 CREATE VIEW IF NOT EXISTS bars_1m_live AS (
-  SELECT ts_event, symbol, feed, open, high, low, close, volume, turnover, vwap, trade_count
+  SELECT
+    ts_event, symbol, feed, open, high, low, close, volume, turnover, vwap, trade_count, day_high, day_low, volume_last,
+    turnover_last, vwap_last
   FROM bars_1m
   WHERE ts_event < (
     SELECT max(edge) FROM (
@@ -24,7 +26,22 @@ CREATE VIEW IF NOT EXISTS bars_1m_live AS (
     sum(CASE WHEN (flags & 128) = 0 THEN price * size ELSE 0.0 END) turnover,
     sum(CASE WHEN (flags & 128) = 0 THEN price * size ELSE 0.0 END)
       / sum(CASE WHEN (flags & 128) = 0 THEN size ELSE 0.0 END) vwap,
-    sum(CASE WHEN (flags & 128) = 0 THEN 1 ELSE 0 END) trade_count
+    sum(CASE WHEN (flags & 128) = 0 THEN 1 ELSE 0 END) trade_count,
+    max(CASE WHEN (flags & 4160) <> 64 THEN price END) day_high,
+    min(CASE WHEN (flags & 4160) <> 64 THEN price END) day_low,
+    sum(CASE WHEN (flags & 192) = 0 THEN size ELSE 0.0 END) volume_last,
+    sum(CASE WHEN (flags & 192) = 0 THEN price * size ELSE 0.0 END) turnover_last,
+    CASE
+      WHEN sum(CASE WHEN (flags & 192) = 0 THEN size ELSE 0.0 END) > 0.0
+      THEN greatest(
+        min(CASE WHEN (flags & 64) = 0 THEN price END),
+        least(
+          max(CASE WHEN (flags & 64) = 0 THEN price END),
+          sum(CASE WHEN (flags & 192) = 0 THEN price * size ELSE 0.0 END)
+            / sum(CASE WHEN (flags & 192) = 0 THEN size ELSE 0.0 END)
+        )
+      )
+    END vwap_last
   FROM trades
   WHERE (flags & 32) = 0 AND (flags & 192) <> 192
     AND ts_event >= (

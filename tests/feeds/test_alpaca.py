@@ -170,9 +170,12 @@ def test_a_side_without_anybody_is_null():
     assert (row["ask"], row["ask_size"], row["ask_exchange"]) == (87.68, 4.0, "Q")
 
 
-def test_a_correction_under_the_same_id_leaves_one_row():
+def test_a_correction_takes_its_trade_back_just_before_it_also_under_the_same_id():
     rows = both(array(CORRECTION.replace("52983525034326", "52983525033527"))).rows("trades")
-    assert [(row["price"], row["flags"]) for row in rows] == [(39.1809, CORRECTED | NOT_LAST_ELIGIBLE)]
+    assert [(row["price"], row["flags"]) for row in rows] == [
+        (39.1582, WITHDRAWN),
+        (39.1809, CORRECTED | NOT_LAST_ELIGIBLE),
+    ]
 
 
 def test_unsigned_ids_that_fit_no_database_long_are_hashed_and_kept():

@@ -284,13 +284,12 @@ def _correction_rows(scope: Scope, series: _Series, places: _Places, sales: _Sal
     withdraw, append, varchar = _withdrawal(scope, series, places, sales), scope.trades.append, scope.trades.varchar
 
     def row(message: Correction, ts_recv: int) -> None:
-        """The original withdrawn, the corrected print in its place, both at the time of the correction."""
+        """The original withdrawn, then at once the corrected print, which the pipeline puts in the original's place."""
         ts = _time(message.t, ts_recv)
         if not (0.0 < message.cp < _INF and 0.0 <= message.cs < _INF):
             raise FrameError(f"trade corrected to {message.cs} at {message.cp}")
         number, ref = _id(message.ci)
-        if message.oi != message.ci:  # under the same id, the corrected row itself says what became of the first
-            withdraw(message.oi, message.op, message.os, message.oc, message, ts, ts_recv)
+        withdraw(message.oi, message.op, message.os, message.oc, message, ts, ts_recv)
         exchange, (conditions, tape, flags) = places[message.x], sales[message.cc, message.z]
         append(
             ts, ts_recv, series[message.S], exchange, number, varchar(ref), message.cp, message.cs, 0, conditions, tape,
@@ -313,7 +312,7 @@ def _withdrawal(scope: Scope, series: _Series, places: _Places, sales: _Sales) -
     append, varchar = scope.trades.append, scope.trades.varchar
 
     def row(number: int, price: float, size: float, codes: Texts, message: Any, ts: int, ts_recv: int) -> None:
-        """A row that takes the trade with this id back; the trade itself stays as it was stored."""
+        """A row that takes the trade with this id back: the pipeline flags the trade, which else stays as it was."""
         if not (0.0 <= price < _INF and 0.0 <= size < _INF):
             raise FrameError(f"withdrawal of {size} at {price}")
         number, ref = _id(number)

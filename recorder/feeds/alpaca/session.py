@@ -105,6 +105,7 @@ class Alpaca:
             sends_per_second_max=SENDS_PER_SECOND_MAX,
             connects_per_minute_max=CONNECTS_PER_MINUTE_MAX,
             hold_ns=DROP_HOLD_NS,
+            revisions=self.feed != "crypto",
             session_zone="UTC" if self.feed == "crypto" else "America/New_York",
             history="trades, quotes and bars since 2016 by time; the last 15 minutes of SIP only with a paid plan",
             history_channels=history.CHANNELS if remembered else (),
