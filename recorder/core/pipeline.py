@@ -12,6 +12,7 @@ import numpy as np
 
 from recorder.core import history, observations, polled
 from recorder.core.batch import Output, Rows
+from recorder.core.chains import Chains
 from recorder.core.coverage import BY_ID, BY_NOTHING, BY_SEQUENCE, CHANNELS, Coverage
 from recorder.core.encode import Dictionary, Sealed, merge_rows, sort_rows
 from recorder.core.frames import BINARY, CLOSED, OBSERVED, OPENED, POLLED, RESPONSE, SOURCE, Frames
@@ -73,6 +74,7 @@ class Pipeline:
         self._series_rules: dict[str, tuple[int, ...]] = {}  # feed → (id kind, zone, how channels are verified …)
         self.kernels = Kernels(settings)
         self.revisions = Revisions(self.kernels, self.out)
+        self.chains = Chains(settings, self.out)
         self.coverage = Coverage(self.out)
         self.gaps = GapBook(self.out, self.kernels)
         self.out.interrupted = self._interrupted
@@ -298,6 +300,8 @@ class Pipeline:
                 rows, counted = rows[~named], counted[(counted["flags"] & NAMED) == 0]
         elif name == QUOTES.name:
             self.kernels.quotes(rows)
+        elif name == OPTIONS_CHAIN.name:
+            self.chains.compute(rows)
         elif name in (GAPS.name, REJECTED.name):
             self._account(name, rows)
         if name in CHANNELS:
@@ -405,6 +409,7 @@ class Pipeline:
     def warm(self) -> None:
         """Compile, or load from the cache, all that frames and blocks need: seconds that no frame should wait for."""
         self.kernels.warm()
+        self.chains.warm()
         self.coverage.warm()
         self._matcher.warm()
 

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from recorder.values.config_check import Check, Section, plain_url, read_secret, shown
+from recorder.values.dividends import parse_dividends
 from recorder.values.errors import ConfigError, nearest
 from recorder.values.feed import FeedSpec, ProviderInfo
 from recorder.values.schedule import CALENDARS, SessionKind, nearest_calendar
@@ -69,6 +70,8 @@ class KernelsConfig(Section, frozen=True, kw_only=True):
     size_multiple: Annotated[float, Meta(gt=1, le=1_000_000)] = 20.0
     rolling_vwap_s: Annotated[int, Meta(ge=1, le=86_400)] = 300
     time_gap_s: Annotated[float, Meta(ge=0, le=86_400)] = 300.0
+    risk_free_rate: Annotated[float, Meta(ge=-0.5, le=1)] = 0.04
+    dividends: str = ""
 
 
 class ScheduleConfig(Section, frozen=True, kw_only=True):
@@ -205,6 +208,10 @@ def _between(check: Check, config: Config) -> None:
     for name, window in (("zscore_window", k.zscore_window), ("size_window", k.size_window)):
         if k.min_samples > window:
             check.problem(f"kernels.min_samples is {k.min_samples}; expected at most kernels.{name}, {window}")
+    try:
+        parse_dividends(k.dividends)
+    except ConfigError as error:
+        check.problem(f"kernels.dividends: {error}")
     used: dict[int, str] = {}
     ports = (
         [("http_port", q.http_port), ("pg_port", q.pg_port), ("min_http_port", q.min_http_port)] if q.embedded else []
