@@ -10,6 +10,7 @@ from recorder.values.feed import Feed, FeedSpec, ProviderInfo
 
 _CLASSES = {  # provider, which is the name of its module, → class
     "alpaca": "Alpaca",
+    "alphavantage": "Alphavantage",
     "binance": "Binance",
     "bitstamp": "Bitstamp",
     "coinbase": "Coinbase",

@@ -5,14 +5,15 @@ from __future__ import annotations
 import gzip
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from recorder.core.batch import Output
+from recorder.core.source import decoder_of
 from recorder.feeds import make
-from recorder.values.feed import FeedSpec
+from recorder.values.feed import FeedSpec, Polled
 from recorder.values.schema import LONG_NULL, null_of
 from recorder.values.tables import TABLES
 
@@ -23,15 +24,30 @@ _RECEIVED = re.compile(rb"(\d+)(?:\.(\d+))?: (.*)")
 class Recorded:
     """One feed's decoder; ``rows(table)`` are dictionaries without nulls and without the computed columns."""
 
-    def __init__(self, provider: str, symbols: tuple[str, ...] = ("BTC-USD",), **options: str) -> None:
-        self.feed = make(FeedSpec(name="f", provider=provider, symbols=symbols, options=options))
+    def __init__(
+        self,
+        provider: str,
+        symbols: tuple[str, ...] = ("BTC-USD",),
+        channels: tuple[str, ...] = ("trades", "quotes"),
+        **options: str,
+    ) -> None:
+        self.feed = make(FeedSpec(name="f", provider=provider, symbols=symbols, channels=channels, options=options))
         self.out = Output()
         self.scope = self.out.scope("f", 0)
-        self._decode = self.feed.decoder(self.scope)
+        self._decode = decoder_of(self.feed, self.scope)
+        self._read: Callable[[str, bytes, int], None] | None = None
 
     def decode(self, payload: bytes, ts_recv: int = FRAME_END) -> Recorded:
         self.scope.position += 1
         self._decode(payload, ts_recv)
+        return self
+
+    def poll(self, key: str, body: bytes, ts_recv: int = FRAME_END) -> Recorded:
+        """An answer to a poll."""
+        if self._read is None:
+            self._read = cast(Polled, self.feed).poll_decoder(self.scope)
+        self.scope.position += 1
+        self._read(key, body, ts_recv)
         return self
 
     def rows(self, table: str) -> list[dict[str, Any]]:

@@ -53,9 +53,17 @@ def variants() -> list[tuple[str, dict[str, str]]]:
     return result
 
 
+STOCKS = ("alpaca", "alphavantage")
+
+
+def channels_for(name: str, options: dict[str, str]) -> tuple[str, ...]:
+    """The first channel that it has with these options."""
+    return ("trades",) if "trades" in PROVIDERS[name].channels else PROVIDERS[name].channels[:1]
+
+
 def symbols_for(name: str, options: dict[str, str], count: int) -> tuple[str, ...]:
     """So many symbols that the provider could have."""
-    stocks = name == "alpaca" and options.get("feed") != "crypto"
+    stocks = name in STOCKS and options.get("feed") != "crypto"
     suffix = "" if stocks else "-USDT" if name == "binance" else "-USD"
     return tuple(f"A{'BCDEFGHIJK'[i % 10]}{i}{suffix}" for i in range(count))
 
@@ -67,8 +75,7 @@ def spec_of(name: str, options: dict[str, str], **fields: Any) -> FeedSpec:
 
 def feed_of(name: str, options: dict[str, str], **fields: Any) -> Feed:
     credentials = {variable: "not-a-real-value" for variable in PROVIDERS[name].credentials}
-    channels = ("trades",)
-    return make(spec_of(name, options, **{"channels": channels, **fields}), credentials)
+    return make(spec_of(name, options, **{"channels": channels_for(name, options), **fields}), credentials)
 
 
 def by_transport(*transports: str) -> pytest.MarkDecorator:
@@ -193,7 +200,7 @@ def test_decoding_needs_no_credentials_and_no_symbols(name: str, options: dict[s
 
 @polled
 def test_its_polls_are_bounded_and_hold_no_secret(name: str, options: dict[str, str]) -> None:
-    feed: Any = feed_of(name, options, channels=PROVIDERS[name].channels[:1])
+    feed: Any = feed_of(name, options)
     capability, polls = feed.capability(), feed.polls()
     assert min(capability.connections_max, capability.symbols_per_connection_max, capability.rest_per_second_max) > 0
     assert bool(capability.rest_quota) == bool(capability.rest_quota_ns)
@@ -209,13 +216,13 @@ def test_its_polls_are_bounded_and_hold_no_secret(name: str, options: dict[str, 
 @polled
 def test_it_asks_an_address_of_ones_own(name: str, options: dict[str, str]) -> None:
     own = "http://127.0.0.1:20001"
-    feed: Any = feed_of(name, options, channels=PROVIDERS[name].channels[:1], rest_url=own)
+    feed: Any = feed_of(name, options, rest_url=own)
     assert all(next(poll.ask()).url.startswith(own) for poll in feed.polls())
 
 
 @polled
 def test_no_answer_makes_it_raise_anything_but_an_error_of_its_own(name: str, options: dict[str, str]) -> None:
-    feed: Any = feed_of(name, options, channels=PROVIDERS[name].channels[:1])
+    feed: Any = feed_of(name, options)
     out = Output()
     decode = feed.poll_decoder(out.scope("f", 0))
     for payload in (*ANYTHING, *mutations(ANYTHING, 1000, seed=4)):
@@ -230,7 +237,7 @@ def test_no_answer_makes_it_raise_anything_but_an_error_of_its_own(name: str, op
 
 @polled
 def test_polls_are_decoded_without_credentials_and_symbols(name: str, options: dict[str, str]) -> None:
-    feed: Any = make(spec_of(name, options, symbols=()))
+    feed: Any = make(spec_of(name, options, symbols=(), channels=channels_for(name, options)))
     assert callable(feed.poll_decoder(Output().scope("f", 0)))
 
 
