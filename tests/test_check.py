@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,7 +19,9 @@ from recorder_process import REPO, command, environment, external, until, write_
 from recorder.commands import check
 from recorder.commands.check import FAILED, OK, WARNING, Finding, findings_of
 from recorder.feeds import PROVIDERS
+from recorder.shell.tokens import TokenStore
 from recorder.values.config import Config, load
+from recorder.values.login import Token
 
 
 @pytest.fixture
@@ -207,3 +210,20 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
     findings = list(findings_of(loaded(configured()), network=False))
     assert Finding("disk", FAILED, "the disk is gone") in findings
     assert findings[-1].what == "metrics"
+
+
+def test_a_login_that_is_missing_or_over_is_a_warning_that_names_the_command(
+    configured: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = configured({"et": {"provider": "etrade", "symbols": ["GOOG"]}})
+    assert found(path, "login") == []  # without keys there is nothing to log in with
+    monkeypatch.setenv("ETRADE_CONSUMER_KEY", "key")
+    monkeypatch.setenv("ETRADE_CONSUMER_SECRET", "secret")
+    [finding] = found(path, "login")
+    assert (finding.state, "recorder login etrade" in finding.words) == (WARNING, True)
+    store = TokenStore(path.parent / "login" / "etrade-live.token", "secret", "")
+    now = time.time_ns()
+    for issued_ns, state, words in ((now, OK, "good until"), (now - 2 * 86_400 * 10**9, WARNING, "ended")):
+        store.save(Token(key="k" * 9, secret="s" * 9, issued_ns=issued_ns, used_ns=issued_ns))
+        [finding] = found(path, "login")
+        assert (finding.state, words in finding.words) == (state, True)

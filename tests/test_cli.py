@@ -20,8 +20,8 @@ from recorder.values.feed import ProviderInfo
 REPO = Path(__file__).resolve().parent.parent
 HELP_CPU_S = 0.15
 VERBS = [
-    "run", "demo", "check", "db", "schema", "sql", "replay", "journal", "rebuild", "simulate", "gaps", "coverage",
-    "drill", "logs",
+    "run", "demo", "login", "check", "db", "schema", "sql", "replay", "journal", "rebuild", "simulate", "gaps",
+    "coverage", "drill", "logs",
 ]  # fmt: skip
 Verb = Callable[..., ModuleType]
 

@@ -98,6 +98,7 @@ def _configuration(config: Config) -> Iterator[Finding]:
 
 
 def _keys(config: Config) -> Iterator[Finding]:
+    from recorder.commands.logins import state
     from recorder.feeds import PROVIDERS
 
     for spec in config.feeds:
@@ -110,6 +111,9 @@ def _keys(config: Config) -> Iterator[Finding]:
             yield Finding("keys", WARNING, f"{spec.name}: {' and '.join(missing)} not set; this feed would be skipped")
         else:
             yield Finding("keys", OK, f"{spec.name}: {' and '.join(info.credentials)} set")
+        if info.login is not None and not missing:
+            good, words = state(spec, found, config)
+            yield Finding("login", OK if good else WARNING, f"{spec.name}: {words}")
 
 
 def _disk(config: Config) -> Iterator[Finding]:

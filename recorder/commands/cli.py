@@ -28,6 +28,7 @@ DONE, FAILED, WRONG_USE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141  # the las
 VERBS = {
     "run": "record the configured feeds on market hours until stopped",
     "demo": "a simulated exchange through the whole recorder into QuestDB; no account, no network",
+    "login": "log in at a provider that asks a person to, each day: etrade",
     "check": "configuration, keys, database, disk, clock, calendar: would recording work?",
     "db": "start, stop, status, console: the embedded QuestDB",
     "schema": "print the tables and views as SQL, or apply them",

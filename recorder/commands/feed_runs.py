@@ -10,12 +10,14 @@ from typing import Any, cast
 
 import msgspec
 
+from recorder.commands.logins import environment_of, session_of
 from recorder.core.gaps import END_OF_SESSION, NOT_WANTED
 from recorder.core.gate import Gate
 from recorder.core.sharing import shared_anew
 from recorder.feeds import PROVIDERS, make
 from recorder.shell.connection import Connection
 from recorder.shell.disk import PAUSE_REASON
+from recorder.shell.login import Session
 from recorder.shell.pace import Pace
 from recorder.shell.poller import Poller
 from recorder.values.config import credentials
@@ -75,11 +77,15 @@ class FeedRuns:
         self._dropping: set[asyncio.Task[None]] = set()
         self._gates: dict[str, Gate] = {}  # by provider
         self._paces: dict[str, Pace] = {}  # by provider
+        self._sessions: dict[str, Session | None] = {}  # by the name of a login; None: nobody has to log in
 
     async def close(self) -> None:
         """Close every connection politely."""
         await asyncio.gather(*(self._drop(run) for run in self.runs.values()), *self._dropping)
         self.runs.clear()
+        for session in self._sessions.values():
+            if session is not None:
+                session.close()
 
     def set(self, specs: tuple[FeedSpec, ...]) -> None:
         """Start what is new, stop what is gone or changed, leave the others alone.
@@ -250,7 +256,11 @@ class FeedRuns:
             connection: Connection | Poller
             if feed.capability().transport == "poll":
                 pace = self._paces.setdefault(shard.provider, Pace())
-                connection = Poller(shard, journal, wake, self._log, made, pace, observe)
+                login = f"{shard.provider} {environment_of(shard)} {shard.rest_url}"
+                if login not in self._sessions:
+                    self._sessions[login] = session_of(shard, keys, self._recording.config.login.dir)
+                signer = self._sessions[login]
+                connection = Poller(shard, journal, wake, self._log, made, pace, observe, signer=signer)
             else:
                 connection = Connection(
                     shard, feed, journal, wake, self._log, gate=gate, make_feed=made, observe=observe,

@@ -15,6 +15,7 @@ _CLASSES = {  # provider, which is the name of its module, → class
     "bitstamp": "Bitstamp",
     "coinbase": "Coinbase",
     "deribit": "Deribit",
+    "etrade": "Etrade",
     "kraken": "Kraken",
     "okx": "Okx",
 }

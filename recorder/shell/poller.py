@@ -21,7 +21,7 @@ from recorder.core.frames import FRAME_BYTES_MAX, POLLED
 from recorder.shell.audit import Observe, Reporter
 from recorder.shell.history_client import HistoryClient, excerpt, retry_after_s
 from recorder.shell.pace import Pace
-from recorder.values.errors import FrameError, JournalFull, Limited, RecorderError
+from recorder.values.errors import FrameError, JournalFull, Limited, LoginNeeded, RecorderError
 from recorder.values.feed import SECOND, Feed, FeedSpec, HttpRequest, HttpResponse, Poll, Polled
 
 BODY_BYTES_MAX = FRAME_BYTES_MAX - (64 << 10)  # with its line of JSON it must fit a frame
@@ -31,6 +31,7 @@ DOWN_FIRST_S = 1.0  # after no answer or a server's error, doubled with each fur
 DOWN_MAX_S = 60.0  # a provider that is down for an hour is found again within a minute
 REFUSED_FIRST_S, REFUSED_MAX_S = 60.0, 900.0  # after a refused key: its owner may mend it while we run
 FAILED_FIRST_S, FAILED_MAX_S = 60.0, 3600.0  # of one poll alone: a symbol may be listed tomorrow
+LOGIN_S = 2.0  # how often it is looked at whether somebody has logged in; nobody is asked for that
 FULL_S = 1.0  # the disk is: until the recording pauses, or there is room
 DOWN = (408, 425, 500, 502, 503, 504)  # statuses of a server that has a problem
 BANNED, BANNED_S = 418, 300.0  # the shortest pause after this status, whatever Retry-After says
@@ -41,6 +42,12 @@ REFUSED = (401, 403)
 class Journal(Protocol):
     def source(self, spec: FeedSpec) -> int: ...
     def append(self, source: int, kind: int, ts_recv: int, payload: bytes) -> int: ...
+
+
+class Signer(Protocol):
+    """A login's session, see shell/login.py."""
+
+    async def get(self, client: HistoryClient, request: HttpRequest) -> HttpResponse: ...
 
 
 class _Down(Exception):
@@ -67,6 +74,7 @@ class Poller:
     make_feed  makes another feed, for other symbols
     pace       the provider's, shared by all who ask it
     observe    records rows of our own: what happens to the polls
+    signer     sends the requests that are to be signed, where somebody has to log in
     uniform    returns a random float in [0, 1)
     """
 
@@ -82,8 +90,9 @@ class Poller:
         pace: Pace,
         observe: Observe | None = None,
         uniform: Callable[[], float] = random.random,
+        signer: Signer | None = None,
     ) -> None:
-        self.spec, self.pace = spec, pace
+        self.spec, self.pace, self._signer = spec, pace, signer
         self.requests: Counter[int] = Counter()  # by status; 0: no answer
         self.frames = 0  # answers journalled
         self.last_recv = 0  # when the last one came, ns; 0: none has
@@ -183,6 +192,9 @@ class Poller:
             self._hold(asked, f"{key}: {error}", DOWN_FIRST_S, DOWN_MAX_S)
         except _Refused as error:
             self._hold(asked, f"{key}: {error}", REFUSED_FIRST_S, REFUSED_MAX_S)
+        except LoginNeeded as error:
+            self._held_until = asked.due = time.monotonic() + LOGIN_S
+            self._tell("login.needed", str(error), LOGIN_S)
         except JournalFull:
             self._held_until = asked.due = time.monotonic() + FULL_S
         except RecorderError as error:
@@ -214,7 +226,8 @@ class Poller:
     async def _get(self, http: HttpRequest) -> HttpResponse:
         await self.pace.turn(self.capability)
         try:
-            response = await self._client.get(http)
+            signer = self._signer if http.sign else None
+            response = await (signer.get(self._client, http) if signer else self._client.get(http))
         except OSError as error:
             self.requests[0] += 1
             raise _Down(f"no answer: {str(error) or type(error).__name__}") from error

@@ -105,6 +105,10 @@ class RepairConfig(Section, frozen=True, kw_only=True):
     attempts: Annotated[int, Meta(ge=1, le=1000)] = 8
 
 
+class LoginConfig(Section, frozen=True, kw_only=True):
+    dir: Path = Path("login")
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """Everything a command may ask. ``feeds`` holds the enabled ones; paths are absolute after ``load``."""
 
@@ -118,6 +122,7 @@ class Config(Struct, frozen=True, kw_only=True):
     metrics: MetricsConfig = MetricsConfig()
     watch: WatchConfig = WatchConfig()
     repair: RepairConfig = RepairConfig()
+    login: LoginConfig = LoginConfig()
     feeds: tuple[FeedSpec, ...] = ()
     source: str = ""  # the file it was read from, for messages
 
@@ -132,6 +137,7 @@ SECTIONS: dict[str, type[Section]] = {
     "metrics": MetricsConfig,
     "watch": WatchConfig,
     "repair": RepairConfig,
+    "login": LoginConfig,
 }
 
 

@@ -80,6 +80,10 @@ class ConnectionBroken(RecorderError):
     """An open WebSocket ended otherwise than by a closing handshake, or can no longer be written to."""
 
 
+class LoginNeeded(RecorderError):
+    """A provider that only a person can log in at wants that done, or done again."""
+
+
 class CaptureError(RecorderError):
     """A capture file that is not in a format this project reads."""
 

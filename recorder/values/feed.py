@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from recorder.values.login import OAuth1
+
 SECOND = 1_000_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
@@ -203,6 +205,7 @@ class ProviderInfo(msgspec.Struct, frozen=True, kw_only=True):
     )  # option → allowed values, first is default
     credentials: tuple[str, ...] = ()  # names of environment variables; NAME_FILE reads a file
     hosts: tuple[str, ...] = ()  # host names by which a capture of this provider is recognised
+    login: OAuth1 | None = None  # how a person logs in, where one must
 
 
 class Feed(Protocol):

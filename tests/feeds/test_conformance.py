@@ -53,7 +53,7 @@ def variants() -> list[tuple[str, dict[str, str]]]:
     return result
 
 
-STOCKS = ("alpaca", "alphavantage")
+STOCKS = ("alpaca", "alphavantage", "etrade")
 
 
 def channels_for(name: str, options: dict[str, str]) -> tuple[str, ...]:
