@@ -105,6 +105,23 @@ CREATE TABLE IF NOT EXISTS options_chain (
 ) TIMESTAMP(ts_event) PARTITION BY DAY WAL
 DEDUP UPSERT KEYS(ts_event, symbol, feed);
 
+-- corporate_actions: a version of a corporate action, as a provider told it; the newest ts_known is what it says now
+CREATE TABLE IF NOT EXISTS corporate_actions (
+  ts_event TIMESTAMP_NS,
+  ts_recv TIMESTAMP_NS,
+  feed SYMBOL CAPACITY 64,
+  symbol SYMBOL CAPACITY 16384,
+  action_type SYMBOL CAPACITY 16,
+  action_id SYMBOL CAPACITY 65536,
+  ts_known TIMESTAMP_NS,
+  ratio DOUBLE,
+  amount DOUBLE,
+  currency SYMBOL CAPACITY 64,
+  new_symbol SYMBOL CAPACITY 16384,
+  details VARCHAR
+) TIMESTAMP(ts_event) PARTITION BY YEAR WAL
+DEDUP UPSERT KEYS(ts_event, symbol, feed, action_type, action_id, ts_known);
+
 -- gaps: something missing
 CREATE TABLE IF NOT EXISTS gaps (
   ts_event TIMESTAMP_NS,

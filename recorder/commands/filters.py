@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import datetime
 import re
+from collections.abc import Sequence
 from typing import Any
+
+from recorder.values.errors import ConfigError
 
 _NAME = re.compile(r"[\w.,:*/+ ()-]{1,128}")  # of feeds, symbols and channels: what any provider's names are made of
 
@@ -25,6 +28,20 @@ def name(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text[:60]!r} is no name of a feed, symbol or channel")
     return text
+
+
+def checked_name(text: str) -> str:
+    """As ``name``, for what did not come through argparse. Raises ConfigError."""
+    try:
+        return name(text)
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(str(error)) from None
+
+
+def among(column: str, names: Sequence[str]) -> str:
+    """The condition that a column is one of these names. Raises ConfigError."""
+    listed = ", ".join(f"'{checked_name(each)}'" for each in names)
+    return f"{column} IN ({listed})"
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from recorder.values.errors import FrameError
 from recorder.values.schema import LONG_NULL, TEXT_NULL, Table
 from recorder.values.tables import (
     BARS,
+    CORPORATE_ACTIONS,
     FEED_EVENTS,
     GAP_NOTE,
     GAP_SEQUENCE,
@@ -294,6 +295,7 @@ class Scope:
         self.bars = out.batches[BARS.name]
         self.statuses = out.batches[STATUSES.name]
         self.options = out.batches[OPTIONS_CHAIN.name]
+        self.actions = out.batches[CORPORATE_ACTIONS.name]
         self.text = out.texts.id
         self.feed_id = out.texts.id(feed)
         self.position = 0  # of the frame being decoded: just past it

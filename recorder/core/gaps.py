@@ -204,6 +204,7 @@ class GapBook:
 
     def page(self, page: Page, rows: np.ndarray, readable: bool = True) -> np.ndarray:
         """What is missing of an answer's TRADES rows, flagged for the kernels; its gap is closed if this was all."""
+        assert page.gap is not None
         kept = rows[self._take(rows, page.gap)]
         kept["flags"] |= HISTORY | BACKFILLED
         self._counts(page.gap[0]).dropped += len(rows) - len(kept)

@@ -1,4 +1,4 @@
-"""RESPONSE frames: an answer of a provider's history, with the gap it was asked for, as the journal holds it.
+"""RESPONSE frames: an answer of a provider's history, with what it was asked for, as the journal holds it.
 
 Payload: a line of JSON (``Page``), a newline, the body exactly as received. What is said about a gap without asking,
 such as that it is given up, has no body.
@@ -19,6 +19,7 @@ Identity = tuple[str, str, str, int, int, int]  # of a gap: feed, symbol, channe
 class Page(msgspec.Struct, frozen=True, kw_only=True):
     """One answer, or the decision to ask no more.
 
+    gap      what it was asked for; None: a user asked
     request  what was asked for; may reach over several gaps of the series
     number   which of its pages, from 0
     url      without keys: these are sent in headers
@@ -26,7 +27,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     reason   not empty: the gap is given up, for this reason
     """
 
-    gap: Identity
+    gap: Identity | None
     request: HistoryRequest
     number: int = 0
     url: str = ""

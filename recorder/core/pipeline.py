@@ -184,7 +184,7 @@ class Pipeline:
             source.scope.reject(f"{page.url}: {type(error).__name__}: {error}", body, ts_recv)
         self._know_series()
         rows = self.out.batches[TRADES.name].seal()
-        kept = replace(rows, rows=self.gaps.page(page, rows.rows, readable))
+        kept = rows if page.gap is None else replace(rows, rows=self.gaps.page(page, rows.rows, readable))
         self._computed.setdefault(TRADES.name, []).append(self._compute(TRADES.name, kept, live=False))
 
     def _polled(self, source: Source, payload: bytes, ts_recv: int) -> None:

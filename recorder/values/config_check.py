@@ -71,6 +71,8 @@ def ttl(value: object, partition: str) -> str | None:
     if match is None or int(match[1]) == 0:
         raise ValueError(f'expected "forever" or a text such as "{example}"')
     count, unit = int(match[1]), _TTL_UNITS[match[2][0].upper()]
+    if partition == "YEAR" and unit != "YEARS":
+        raise ValueError('this table keeps whole years; write YEARS, such as "20 YEARS"')
     if partition == "MONTH" and unit not in ("MONTHS", "YEARS"):
         raise ValueError(f'this table keeps whole months; write MONTHS or YEARS, such as "{example}"')
     if partition == "DAY" and unit == "HOURS" and count % 24:

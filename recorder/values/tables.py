@@ -39,6 +39,11 @@ SIDES = ("sell", "buy")
 SELL, BUY = 1, 2  # codes of the `side` label; 0 is unknown
 CALL, PUT = 1, 2  # codes of the `option_type` label
 
+ACTION_TYPES = (
+    "split", "stock_dividend", "cash_dividend", "capital_gain", "spin_off", "merger", "symbol_change", "unit_split",
+    "rights", "redemption", "removal", "partial_call", "reorganization",
+)  # fmt: skip
+
 IV_STATUSES = (
     "converged", "no_quote", "expired", "below_intrinsic", "above_bound", "no_underlying", "adjusted", "not_converged",
 )  # fmt: skip
@@ -169,6 +174,27 @@ OPTIONS_CHAIN = Table(
     ),
 )
 
+CORPORATE_ACTIONS = Table(
+    "corporate_actions",
+    "a version of a corporate action, as a provider told it; the newest ts_known is what it says now",
+    partition="YEAR",
+    # With ts_known: an action that a provider corrects is another row, and both stay.
+    dedup=("ts_event", "symbol", "feed", "action_type", "action_id", "ts_known"),
+    columns=(
+        Column("ts_event", TIMESTAMP, "midnight, where it is listed, that begins its ex date, else its effective date"),
+        Column("ts_recv", TIMESTAMP, "when its bytes arrived here"),
+        series(),
+        Column("action_type", label(*ACTION_TYPES), "what happens"),
+        Column("action_id", symbol(65536), "provider's id; made of its type and day where there is none"),
+        Column("ts_known", TIMESTAMP, "when this version became known here"),
+        Column("ratio", DOUBLE, "new shares for each old one: 4 of a 4:1 split, 1.05 of a stock dividend of 5 %"),
+        Column("amount", DOUBLE, "cash for each share, as paid: not adjusted by later splits"),
+        Column("currency", symbol(64), "of the amount; null: that of the price"),
+        Column("new_symbol", symbol(16384), "what the holder gets, or what the symbol becomes"),
+        Column("details", VARCHAR, "further fields as sent, a JSON object"),
+    ),
+)
+
 GAPS = Table(
     "gaps",
     "something missing",
@@ -284,7 +310,8 @@ QUALITY_EVENTS = Table(
 TABLES = {
     t.name: t
     for t in (
-        TRADES, QUOTES, BARS, STATUSES, OPTIONS_CHAIN, GAPS, FEED_EVENTS, REJECTED, COVERAGE, LATENCY, QUALITY_EVENTS,
+        TRADES, QUOTES, BARS, STATUSES, OPTIONS_CHAIN, CORPORATE_ACTIONS, GAPS, FEED_EVENTS, REJECTED, COVERAGE,
+        LATENCY, QUALITY_EVENTS,
     )
 }  # fmt: skip
 

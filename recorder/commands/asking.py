@@ -1,0 +1,107 @@
+"""A recording of answers alone: what a command asks of providers is journalled, decoded by the fold and stored.
+
+It has a journal of its own, so that it works beside a running recorder, and state beside it like any recording.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from recorder.commands.load import make_sink, migrate_to
+from recorder.core import history
+from recorder.core.frames import RESPONSE
+from recorder.core.history import HISTORY_CONNECTION, Page
+from recorder.core.pipeline import Pipeline
+from recorder.feeds import make
+from recorder.shell.database import Database
+from recorder.shell.engine import Engine
+from recorder.shell.journal import Journal
+from recorder.shell.questions import Questions
+from recorder.shell.snapshots import Snapshots
+from recorder.values.config import Config
+from recorder.values.errors import DatabaseError
+from recorder.values.feed import FeedSpec, Historian, HistoryRequest
+from recorder.values.tables import REJECTED
+
+SEGMENT_BYTES = 4 << 20  # answers are few; a prepared segment takes up its whole size
+KEEP_DAYS = 3650.0  # what was known when is worth keeping; keep_gb bounds it
+APPLY_TIMEOUT_S = 60.0
+
+
+class Asking:
+    """Asks, journals, stores."""
+
+    def __init__(self, journal: Journal, engine: Engine) -> None:
+        self._journal, self._engine = journal, engine
+
+    async def ask(self, spec: FeedSpec, feed: Historian, request: HistoryRequest, questions: Questions) -> int:
+        """All pages of one question; how many there were. Raises Unanswered, ConfigError, JournalFull.
+
+        What came before an error is stored.
+        """
+        number = 0
+        source = self._journal.source(FeedSpec(name=spec.name, provider=spec.provider, channels=spec.channels,
+                                               connection=HISTORY_CONNECTION))  # fmt: skip
+        async for http, response, last in questions.pages(feed.history(request)):
+            page = Page(gap=None, request=request, number=number, url=http.url, last=last)
+            payload = history.encode(page, response.body)
+            self._journal.append(source, RESPONSE, time.time_ns(), payload)
+            self._engine.wake()
+            number += 1
+        return number
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows by table, since this began."""
+        return {name: count for name, count in self._engine.pipeline.rows.items() if count}
+
+    @property
+    def rejected(self) -> int:
+        """Answers, or parts of them, that could not be read: they are in the table ``rejected``."""
+        return self.rows.get(REJECTED.name, 0)
+
+    async def stored(self) -> None:
+        """Wait until all of it can be queried. Raises DatabaseError."""
+        if not await self._engine.drain(APPLY_TIMEOUT_S):
+            raise DatabaseError(
+                f"rows are not queryable after {APPLY_TIMEOUT_S:.0f} s; they are in {self._journal.directory} and "
+                "are stored when the same is asked again"
+            )
+
+
+@asynccontextmanager
+async def asking(config: Config, folder: str, log: Any) -> AsyncIterator[Asking]:
+    """Database started, schema applied, the journal of ``folder`` (beside the recorder's own) open.
+
+    Raises JournalLocked when another command asks at the same time, DatabaseError.
+    """
+    directory = Path(config.journal.dir) / folder
+    if config.questdb.embedded:
+        await asyncio.to_thread(Database.from_config(config).start)
+    await asyncio.to_thread(migrate_to, config)
+    journal = Journal.open(
+        directory, segment_bytes=SEGMENT_BYTES, fsync_ms=config.journal.fsync_ms, keep_days=KEEP_DAYS,
+        keep_gb=config.journal.keep_gb, log=log.info,
+    )  # fmt: skip
+    try:
+        snapshots = Snapshots(directory, log.warning)
+        pipeline, stored = snapshots.resume(journal, lambda: Pipeline(config.kernels, make))
+        engine = Engine(journal, pipeline, config.batch, snapshots, stored)
+        sink = make_sink(config, log, on_answered=engine.on_answered, on_applied=engine.on_applied)
+        engine.start(sink)
+        try:
+            yield Asking(journal, engine)
+        finally:
+            settled = await engine.drain(APPLY_TIMEOUT_S)
+            engine.stop()
+            await asyncio.to_thread(sink.close)
+            await asyncio.to_thread(snapshots.close)
+            if settled:
+                await asyncio.to_thread(engine.keep)
+    finally:
+        journal.close()

@@ -1,0 +1,94 @@
+"""Questions to one provider's HTTP interface that a user waits for: paced, tried again where that can help."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Generator
+from typing import Any
+
+from recorder.shell.history_client import HistoryClient, retry_after_s
+from recorder.values.errors import ConfigError, RecorderError
+from recorder.values.feed import HttpRequest, HttpResponse
+
+ATTEMPTS_MAX = 5  # of one request
+RETRY_FIRST_S = 0.5  # doubled with each further try
+LIMITED_S = 15.0  # how long a provider that is asked too fast is left alone when it does not say
+LIMITED_MAX_S = 300.0  # nobody waits longer at a prompt
+BUSY = (408, 413, 425, 499, 500, 502, 503, 504)
+LIMITED = (418, 429)
+EXCERPT_CHARS = 200  # of a refusal
+
+
+class Unanswered(RecorderError):
+    """A provider did not answer, or said no; the text says why, without the address's secrets."""
+
+
+class Questions:
+    """Asks one provider, one request at a time and no faster than it allows.
+
+    requests  made so far, tries included
+    """
+
+    def __init__(self, provider: str, per_second_max: float, log: Any) -> None:
+        self.provider, self.requests = provider, 0
+        self._spacing_s, self._log = 1.0 / per_second_max, log
+        self._client = HistoryClient()
+        self._next = 0.0  # of the loop's clock
+
+    async def pages(
+        self, pages: Generator[HttpRequest, HttpResponse, None]
+    ) -> AsyncIterator[tuple[HttpRequest, HttpResponse, bool]]:
+        """Every request of a question with its answer, and whether it was the last. Raises Unanswered, ConfigError."""
+        http = next(pages, None)
+        while http is not None:
+            response = await self._get(http)
+            try:
+                following = pages.send(response)
+            except StopIteration:
+                following = None
+            yield http, response, following is None
+            http = following
+
+    def close(self) -> None:
+        self._client.close()
+
+    async def _get(self, http: HttpRequest) -> HttpResponse:
+        why = ""
+        for attempt in range(ATTEMPTS_MAX):
+            if attempt:
+                await asyncio.sleep(RETRY_FIRST_S * 2 ** (attempt - 1))
+            await self._pace()
+            self.requests += 1
+            try:
+                response = await self._client.get(http)
+            except ConfigError:
+                raise
+            except OSError as error:
+                why = f"no answer: {error or type(error).__name__}"
+                continue
+            if response.status == 200:
+                return response
+            why = _refusal(http, response)
+            if response.status in LIMITED:
+                asked_s = retry_after_s(response.headers, time.time())
+                wait_s = min(LIMITED_MAX_S, LIMITED_S if asked_s is None else asked_s)
+                self._next = asyncio.get_running_loop().time() + wait_s
+                self._log.warning("history.limited", feed=self.provider, status=response.status, wait_s=wait_s)
+            elif response.status not in BUSY:
+                break
+        raise Unanswered(f"{self.provider}: {why}")
+
+    async def _pace(self) -> None:
+        loop = asyncio.get_running_loop()
+        if (wait_s := self._next - loop.time()) > 0:
+            await asyncio.sleep(wait_s)
+        self._next = loop.time() + self._spacing_s
+
+
+def _refusal(http: HttpRequest, response: HttpResponse) -> str:
+    """Status and first words of a refusal, without our secrets."""
+    text = response.body[:2000].decode("utf-8", "replace")
+    for _, value in http.secret_headers:
+        text = text.replace(value, "…") if value else text
+    return f"HTTP {response.status}: {' '.join(text.split())[:EXCERPT_CHARS]}"
