@@ -34,8 +34,8 @@ def chain(root: str, dividends: str) -> tuple[Chains, np.ndarray]:
         years = (found.expires_ns - START) / (365 * 86_400e9)
         middle = price(False, 3.0 - 2.0 * kind, 100.0, strike, years, 0.04, 0.01, 0.3, np.empty((0, 2))) + 0.2
         scope.options.append(
-            START, START, scope.series(found.symbol), scope.text(root), found.expires_ns, strike, kind, middle - 0.01,
-            1.0, middle + 0.01, 1.0, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, TEXT_NULL, 100.0, 0,
+            START, START, scope.feed_id, scope.text(found.symbol), scope.text(root), found.expires_ns, strike, kind,
+            middle - 0.01, 1.0, middle + 0.01, 1.0, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN, TEXT_NULL, 100.0, 0,
         )  # fmt: skip
     rows = out.batches[OPTIONS_CHAIN.name].seal().rows
     return Chains(KernelsConfig(dividends=dividends), out), rows

@@ -35,8 +35,8 @@ def leg(out, root="AAPL", strike=100.0, kind=CALL, bid=4.9, ask=5.1, spot=100.0,
     scope = out.scope("chains", 0)
     found = contract(root, date(2026, 6, 19), kind, strike)
     scope.options.append(
-        NOW, NOW, scope.series(symbol or found.symbol), scope.text(found.underlying), found.expires_ns, strike, kind,
-        bid, 1.0, ask, 1.0, NAN, NAN, NAN, iv, NAN, NAN, NAN, NAN, NAN, scope.text(source), spot, 0,
+        NOW, NOW, scope.feed_id, scope.text(symbol or found.symbol), scope.text(found.underlying), found.expires_ns,
+        strike, kind, bid, 1.0, ask, 1.0, NAN, NAN, NAN, iv, NAN, NAN, NAN, NAN, NAN, scope.text(source), spot, 0,
     )  # fmt: skip
 
 

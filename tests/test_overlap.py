@@ -79,6 +79,7 @@ def folded(journal: Journal) -> dict[str, np.ndarray]:
     sealed = pipeline.seal()
     rows = {table.table.name: table.rows for table in sealed.tables}
     rows["symbols"] = np.array([symbol for _, symbol in pipeline.out.series.keys])
+    rows["texts"] = np.array(pipeline.out.texts.names())
     return rows
 
 

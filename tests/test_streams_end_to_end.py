@@ -92,9 +92,9 @@ def test_tickers_of_option_contracts_become_a_chain_and_count_as_delivered(journ
                 await reached(lambda: rows.update(folded(journal)) or len(rows.get("options_chain", ())) == 2)
 
     asyncio.run(run())
-    names, expiration = rows["symbols"].tolist(), 1_735_286_400 * 10**9  # 2024-12-27 08:00 UTC
+    texts, expiration = rows["texts"], 1_735_286_400 * 10**9  # 2024-12-27 08:00 UTC
     columns = ("expiration", "strike", "option_type", "iv", "delta", "vega")
-    assert sorted((names[r["series"]], *(r[c].item() for c in columns)) for r in rows["options_chain"]) == [
+    assert sorted((str(texts[r["symbol"]]), *(r[c].item() for c in columns)) for r in rows["options_chain"]) == [
         (symbols[0], expiration, 100_000.0, CALL, 0.6321, 0.62959, 3.88497),
         (symbols[1], expiration, 90_000.0, PUT, 0.6321, 0.62959, 3.88497),
     ]

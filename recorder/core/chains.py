@@ -26,7 +26,7 @@ from recorder.values.tables import CALL, OPTIONS_CHAIN
 
 YEAR_NS = 365 * 86_400 * 10**9
 DAYS_A_YEAR, POINTS = 365.0, 100.0
-SERIES_INITIAL = 64
+CONTRACTS_INITIAL = 64
 
 UNSEEN, NOT_OURS, AMERICAN_STYLE, EUROPEAN_STYLE, ADJUSTED_CONTRACT = range(5)
 CONTRACT = np.dtype([("kind", "i8"), ("dividend_yield", "f8"), ("first", "i8"), ("last", "i8")])
@@ -37,14 +37,14 @@ def fill(rows, contracts, paid_ns, amounts, rate, computed):
     """Fill iv, the Greeks, greeks_source and iv_status of OPTIONS_CHAIN rows in place.
 
     rows       (n,) OPTIONS_CHAIN; those with a greeks_source are left alone
-    contracts  (series,) CONTRACT; dividends of a series are paid_ns[first:last] and amounts[first:last]
+    contracts  (texts,) CONTRACT by the id of a symbol; its dividends are paid_ns[first:last] and amounts[first:last]
     paid_ns    (m,) int64 ns; amounts (m,) float64
     computed   text id of "computed"
     Oracle: tests/test_chains.py
     """
     for i in range(len(rows)):
         row = rows[i]
-        known = contracts[row.series]
+        known = contracts[row.symbol]
         if row.greeks_source != TEXT_NULL or known.kind == NOT_OURS or known.kind == UNSEEN:
             continue
         if known.kind == ADJUSTED_CONTRACT:
@@ -89,7 +89,7 @@ class Chains:
     def __init__(self, settings: KernelsConfig, out: Output) -> None:
         self._out, self._rate = out, settings.risk_free_rate
         self._dividends = parse_dividends(settings.dividends)
-        self._contracts = np.zeros(SERIES_INITIAL, CONTRACT)
+        self._contracts = np.zeros(CONTRACTS_INITIAL, CONTRACT)
         self._places: dict[str, tuple[int, int]] = {}  # underlying → its dividends in the arrays below
         paid: list[tuple[int, float]] = []
         for symbol, dividends in self._dividends.items():
@@ -102,11 +102,11 @@ class Chains:
         """Fill what is missing in OPTIONS_CHAIN rows, in place."""
         if not (rows["greeks_source"] == TEXT_NULL).any():
             return
-        series = np.unique(rows["series"])
-        while len(self._contracts) <= series[-1]:
+        symbols = np.unique(rows["symbol"])
+        while len(self._contracts) <= symbols[-1]:
             self._contracts = np.concatenate([self._contracts, np.zeros_like(self._contracts)])
-        for number in series[self._contracts["kind"][series] == UNSEEN].tolist():
-            self._contracts[number] = self._contract(self._out.series.keys[number][1])
+        for number in symbols[self._contracts["kind"][symbols] == UNSEEN].tolist():
+            self._contracts[number] = self._contract(self._out.texts.name(number))
         computed = self._out.texts.id("computed")
         fill(rows, self._contracts, self._paid_ns, self._amounts, self._rate, computed)
 

@@ -51,7 +51,7 @@ from recorder.values.tables import (
 
 HELD_BACK = (TRADES.name, QUOTES.name)  # the tables with many rows a second
 # The tables of the channels that kernels do not count, and what these are called.
-CHANNELS_BESIDE = {BARS.name: "bars", STATUSES.name: "statuses", OPTIONS_CHAIN.name: "options"}
+CHANNELS_BESIDE = {BARS.name: "bars", STATUSES.name: "statuses"}
 HELD_ROWS_MAX = 1024  # more in one ts_event are an auction or a snapshot: not worth a window's delay
 
 NO_RULES = (IDS_OPAQUE, 0, *[BY_NOTHING] * len(CHANNELS))  # of a series that no feed declared
@@ -84,6 +84,7 @@ class Pipeline:
         self._sealed_to = 0  # position of the last block: what was held back then is in the one after it
         self._matcher, self._templates = Matcher(self.out), templates
         self._delivered: Counter[tuple[str, int]] = Counter()  # rows by (channel, series) where kernels count none
+        self._contracts: Counter[tuple[int, int]] = Counter()  # rows of chains by (feed, symbol), ids of texts
 
     def consume(self, frames: Frames) -> None:
         """Decode frames in order; a bad one is counted, recorded in ``rejected`` and passed over."""
@@ -311,7 +312,9 @@ class Pipeline:
             if repeated.any():
                 self.duplicates += int(repeated.sum())
                 rows = rows[~repeated]
-        if name in CHANNELS_BESIDE:
+        if name == OPTIONS_CHAIN.name:
+            self._contracts.update(rows[["feed", "symbol"]].tolist())
+        elif name in CHANNELS_BESIDE:
             channel = CHANNELS_BESIDE[name]
             self._delivered.update((channel, series) for series in rows["series"].tolist())
         self.rows[name] += len(rows)
@@ -341,7 +344,18 @@ class Pipeline:
                 return int(scalars[channel][series]) if series < known else 0
             return self._delivered[channel, series]
 
-        return {(channel, symbol): sum(count(channel, i) for i in place.get(symbol, ())) for channel, symbol in keys}
+        ids, feed_id = self.out.texts.ids, self.out.texts.ids.get(feed, -1)
+        rows = {symbol: n for (name, symbol), n in self._contracts.items() if name == feed_id}
+
+        def legs(symbol: str) -> int:
+            return sum(rows.values()) if symbol == "*" else rows.get(ids.get(symbol, -1), 0)
+
+        return {
+            (channel, symbol): legs(symbol)
+            if channel == "options"
+            else sum(count(channel, i) for i in place.get(symbol, ()))
+            for channel, symbol in keys
+        }
 
     def _hold_back(self, name: str, rows: Rows, before: Rows | None) -> Rows:
         """Put the rows of the newest ts_event aside, unless they are all, too many, or held back already."""

@@ -149,7 +149,9 @@ OPTIONS_CHAIN = Table(
     columns=(
         Column("ts_event", TIMESTAMP, "provider's time; of a chain its one snapshot time, the same for every leg"),
         Column("ts_recv", TIMESTAMP, "when its bytes arrived here"),
-        series(),
+        # No series: kernels keep nothing of a contract, and 500 underlyings have a million of them.
+        Column("feed", symbol(64), "the configured feed the row came through"),
+        Column("symbol", symbol(16384), "canonical symbol: of US options the OCC symbol"),
         Column("underlying", symbol(4096), "what it is an option on"),
         Column("expiration", TIMESTAMP, "when it expires"),
         Column("strike", DOUBLE, "in the currency of the underlying's price"),

@@ -331,8 +331,8 @@ def decoder(scope: Scope) -> Callable[[bytes, int], None]:
         underlying, expiration, strike, option_type = contract
         greeks, stats = item.greeks or Greeks(), item.stats or Stats()
         scope.options.append(
-            ts_event, ts_recv, series(item.instrument_name), scope.text(underlying), expiration, strike, option_type,
-            bid, bid_size, ask, ask_size, any_number(item.last_price), any_number(stats.volume),
+            ts_event, ts_recv, scope.feed_id, scope.text(item.instrument_name), scope.text(underlying), expiration,
+            strike, option_type, bid, bid_size, ask, ask_size, any_number(item.last_price), any_number(stats.volume),
             any_number(item.open_interest), any_number(item.mark_iv) / 100.0, any_number(greeks.delta),
             any_number(greeks.gamma), any_number(greeks.theta), any_number(greeks.vega), any_number(greeks.rho),
             TEXT_NULL if item.greeks is None else provider, any_number(item.underlying_price), 0,
