@@ -13,6 +13,7 @@ IMPURE = {"asyncio", "socket", "os", "time", "random", "logging", "threading", "
 FEEDS_MAY_IMPORT = (
     "recorder.values",
     "recorder.core.batch",
+    "recorder.core.past_bars",
     "recorder.core.templates",
     "recorder.core.text_time",
     "recorder.core.eligibility",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -39,6 +40,17 @@ def checked(spec: FeedSpec, capability: Capability, base: str | None, request: H
         words = nearest(request.timeframe, capability.history_timeframes)
         raise ConfigError(f"feed {spec.name!r}: {spec.provider} has no bars of {request.timeframe!r}; {words}")
     return base
+
+
+def by_channel(
+    decoders: Mapping[str, Callable[[HistoryRequest, bytes, int], None]],
+) -> Callable[[HistoryRequest, bytes, int], None]:
+    """A ``Feed.history_decoder`` of one for each channel."""
+
+    def decode(request: HistoryRequest, body: bytes, ts_recv: int) -> None:
+        decoders[request.channel](request, body, ts_recv)
+
+    return decode
 
 
 def address(base: str, path: str, **query: object) -> str:

@@ -161,7 +161,10 @@ def request_of(feed: Feed, name: str, options: dict[str, str]) -> HistoryRequest
     symbol = "AAPL" if name == "alpaca" and options.get("feed") != "crypto" else "BTC-USD"
     if name == "binance":
         symbol = {"usdm": "BTC-USDT-PERP", "coinm": "BTC-USD-PERP"}.get(options.get("market", ""), "BTC-USDT")
-    return HistoryRequest(symbol, feed.capability().history_channels[0], BASE, BASE + 10**9, 5, 9)
+    channel = feed.capability().history_channels[0]
+    if channel == "bars":
+        return HistoryRequest(symbol, channel, BASE, BASE + 3600 * 10**9, timeframe="1m")
+    return HistoryRequest(symbol, channel, BASE, BASE + 10**9, 5, 9)
 
 
 @feeds
@@ -194,7 +197,7 @@ def test_what_is_not_remembered_is_refused_in_words(name: str, options: dict[str
     with pytest.raises(ConfigError, match="no history of 'statuses'"):
         feed.history(HistoryRequest(request.symbol, "statuses", 0, 1))  # type: ignore[attr-defined]
     with pytest.raises(SymbolError):
-        feed.history(HistoryRequest("no symbol at all!", request.channel, 0, 1))  # type: ignore[attr-defined]
+        feed.history(HistoryRequest("no symbol at all!", request.channel, 0, 1, timeframe="1m"))  # type: ignore[attr-defined]
 
 
 PAGES = (

@@ -200,9 +200,9 @@ def test_single_trades_are_left_to_the_kernels_and_only_they_are_repaired() -> N
     assert feed.rows("gaps") == []
     single, together = make(spec("BTC-USDT")), make(spec("BTC-USDT", options={"trades": "aggregated"}))
     assert single.capability().trade_ids == "contiguous"
-    assert single.capability().history_channels == ("trades",)
+    assert single.capability().history_channels == ("trades", "bars")
     assert together.capability().trade_ids == "increasing"
-    assert together.capability().history_channels == ()
+    assert together.capability().history_channels == ("bars",)
 
 
 # The session

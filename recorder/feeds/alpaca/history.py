@@ -1,27 +1,36 @@
-"""Trades and quotes that Alpaca remembers, by time. https://docs.alpaca.markets/reference/stocktrades
+"""Trades, quotes and bars that Alpaca remembers, by time.
+
+https://docs.alpaca.markets/reference/stocktrades , https://docs.alpaca.markets/reference/stockbars
 
 Times have up to nine digits in JSON here and in the stream, and MessagePack's timestamps hold all nine as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
+from recorder.core import past_bars
 from recorder.core.batch import Scope
+from recorder.core.past_bars import Bar, Refuse
 from recorder.core.text_time import rfc3339_ns
 from recorder.feeds.alpaca.messages import Texts
 from recorder.feeds.alpaca.rows import Store, past_rows
 from recorder.values.errors import FrameError
 from recorder.values.feed import HistoryRequest, HttpRequest, HttpResponse
 from recorder.values.history import PAGES_MAX, address, rfc3339
-from recorder.values.messages import UNREADABLE, fitting
+from recorder.values.messages import NAN, UNREADABLE, fitting
 
 URL = "https://data.alpaca.markets"
 SANDBOX_URL = "https://data.sandbox.alpaca.markets"
 CHANNELS = ("trades", "quotes")
+TIMEFRAMES = {  # of bars, ours → Alpaca's
+    "1m": "1Min", "3m": "3Min", "5m": "5Min", "10m": "10Min", "15m": "15Min", "30m": "30Min", "1h": "1Hour",
+    "2h": "2Hour", "3h": "3Hour", "4h": "4Hour", "6h": "6Hour", "8h": "8Hour", "12h": "12Hour", "1d": "1Day",
+    "1w": "1Week", "1M": "1Month",
+}  # fmt: skip
 PAGE = 10_000  # trades or quotes in one answer at most; a page may be shorter and yet not the last
 PER_SECOND_MAX = 3.0  # 200 a minute in the free plan
 # Feeds of the stream → of history. The delayed stream is the consolidated one, fifteen minutes late: what it sends is
@@ -66,7 +75,24 @@ class PastQuote(msgspec.Struct, gc=False, kw_only=True):
     z: str | None = None
 
 
-_readers = {"trades": msgspec.json.Decoder(PastTrade).decode, "quotes": msgspec.json.Decoder(PastQuote).decode}
+class PastBar(msgspec.Struct, gc=False, kw_only=True):
+    """{"t":"2022-01-03T09:00:00Z","o":178.26,"h":178.26,"l":178.21,"c":178.21,"v":1118,"n":65,"vw":178.235733}"""
+
+    t: str
+    o: float
+    h: float
+    l: float  # noqa: E741 (Alpaca's name)
+    c: float
+    v: float
+    n: int
+    vw: float
+
+
+_readers = {
+    "trades": msgspec.json.Decoder(PastTrade).decode,
+    "quotes": msgspec.json.Decoder(PastQuote).decode,
+    "bars": msgspec.json.Decoder(PastBar).decode,
+}
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _symbols = msgspec.json.Decoder(dict[str, msgspec.Raw] | None).decode
 _token = msgspec.json.Decoder(str | None).decode
@@ -83,10 +109,11 @@ def pages(
     path = f"/v1beta3/crypto/{location}" if crypto else "/v2/stocks"
     # asof "-": the symbol of the day and not today's, as the stream names it
     stocks = {} if crypto else {"feed": FEEDS[feed], "asof": "-"}
+    bars = {"timeframe": TIMEFRAMES[request.timeframe]} if request.channel == "bars" else {}
     span = {"start": rfc3339(request.start), "end": rfc3339(request.end)}  # both inclusive
     token: str | None = None
     for _ in range(PAGES_MAX):
-        query = {"symbols": name, **span, "limit": PAGE, **stocks, "sort": "asc", "page_token": token}
+        query = {"symbols": name, **span, **bars, "limit": PAGE, **stocks, "sort": "asc", "page_token": token}
         response = yield HttpRequest(address(base, f"{path}/{request.channel}", **query), (), secret_headers)
         try:
             following = _token(_fields(response.body)["next_page_token"])
@@ -120,6 +147,17 @@ def decoder(scope: Scope, name_of: Callable[[str], str]) -> Callable[[HistoryReq
                 scope.reject(str(error), msgspec.json.encode(item), ts_recv)
 
     return decode
+
+
+def bars_decoder(scope: Scope, name_of: Callable[[str], str]) -> Callable[[HistoryRequest, bytes, int], None]:
+    """Raw bars: nothing is adjusted that comes from here."""
+
+    def read(request: HistoryRequest, body: bytes, refuse: Refuse) -> Iterator[Bar]:
+        for bar in _items("bars", name_of(request.symbol), body, refuse):
+            vwap = bar.vw if bar.v else NAN
+            yield Bar(rfc3339_ns(bar.t), bar.o, bar.h, bar.l, bar.c, bar.v, vwap, bar.n)
+
+    return past_bars.decoder(scope, read)
 
 
 def _items(channel: str, name: str, body: bytes, refuse: Callable[[str, bytes], None]) -> list[Any]:

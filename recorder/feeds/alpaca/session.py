@@ -27,7 +27,7 @@ from recorder.values.feed import (
     Key,
     Subscriptions,
 )
-from recorder.values.history import checked, rest_base
+from recorder.values.history import by_channel, checked, rest_base
 from recorder.values.messages import option
 from recorder.values.symbols import canonical_pair, pair_with, ticker
 
@@ -108,7 +108,8 @@ class Alpaca:
             revisions=self.feed != "crypto",
             session_zone="UTC" if self.feed == "crypto" else "America/New_York",
             history="trades, quotes and bars since 2016 by time; the last 15 minutes of SIP only with a paid plan",
-            history_channels=history.CHANNELS if remembered else (),
+            history_channels=(*history.CHANNELS, "bars") if remembered else (),
+            history_timeframes=tuple(history.TIMEFRAMES),
             rest_per_second_max=history.PER_SECOND_MAX,
         )
 
@@ -125,7 +126,8 @@ class Alpaca:
         return history.pages(base, self.feed, self.location, self._name(request.symbol), headers, request)
 
     def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
-        return history.decoder(out, self._name)
+        ticks = history.decoder(out, self._name)
+        return by_channel({"trades": ticks, "quotes": ticks, "bars": history.bars_decoder(out, self._name)})
 
     def shards(self) -> list[FeedSpec]:
         symbols = tuple(dict.fromkeys(self._canonical(name) for name in self.names))

@@ -10,7 +10,7 @@ import msgspec
 
 from recorder.core.batch import Scope
 from recorder.core.templates import Templates
-from recorder.feeds.binance import history
+from recorder.feeds.binance import bars, history
 from recorder.feeds.binance.messages import MALFORMED, TEMPLATES
 from recorder.feeds.binance.rows import decoder
 from recorder.values import feed as values
@@ -29,7 +29,7 @@ from recorder.values.feed import (
     Key,
     Subscriptions,
 )  # fmt: skip
-from recorder.values.history import checked, rest_base
+from recorder.values.history import by_channel, checked, rest_base
 from recorder.values.messages import option
 from recorder.values.symbols import BinanceMarket, binance_canonical, binance_name
 
@@ -107,8 +107,9 @@ class Binance:
             connects_per_minute_max=CONNECTS_PER_MINUTE_MAX,
             life_ns=LIFE_NS,
             overlap=True,
-            history="trades by id: of spot all, of futures aggregated ones of a year",
-            history_channels=("trades",) if pace and self._base() is not None else (),
+            history="bars; trades by id: of spot all, of futures aggregated ones of a year",
+            history_channels=() if self._base() is None else ("trades", "bars") if pace else ("bars",),
+            history_timeframes=bars.SPOT_TIMEFRAMES if self.market == "spot" else bars.TIMEFRAMES,
             history_window_ns=history.WINDOW_NS[self.market],
             rest_per_second_max=pace or 1.0,
         )
@@ -120,10 +121,12 @@ class Binance:
         base = checked(self.spec, self.capability(), self._base(), request)
         microseconds = "timeunit=microsecond" in (self.spec.url or "").lower()
         name = binance_name(request.symbol, self.market)
+        if request.channel == "bars":
+            return bars.pages(base, self.market, name, request)
         return history.pages(base, self.market, self._aggregated, name, microseconds, request)
 
     def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
-        return history.decoder(out, self._aggregated)
+        return by_channel({"trades": history.decoder(out, self._aggregated), "bars": bars.decoder(out, self.market)})
 
     def shards(self) -> list[FeedSpec]:
         """By path first (USD-M), then so many symbols a connection as its limit of streams holds."""

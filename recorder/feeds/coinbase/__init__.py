@@ -13,7 +13,7 @@ import msgspec
 
 from recorder.core.batch import Scope
 from recorder.core.templates import Templates
-from recorder.feeds.coinbase import advanced, exchange, history
+from recorder.feeds.coinbase import advanced, bars, exchange, history
 from recorder.values.errors import ConfigError, FrameError, SymbolError, nearest
 from recorder.values.feed import (
     SECOND,
@@ -33,7 +33,7 @@ from recorder.values.feed import (
     Send,
     Subscriptions,
 )  # fmt: skip
-from recorder.values.history import checked, rest_base
+from recorder.values.history import by_channel, checked, rest_base
 from recorder.values.messages import chunks, fields_of, sharded
 from recorder.values.symbols import canonical_pair
 
@@ -123,8 +123,9 @@ class Coinbase:
             connects_per_minute_max=60.0,
             overlap=by_id,
             snapshots=("trades",) if by_id else ("trades", "quotes"),
-            history="trades by id, 1000 a request, without an end" if by_id else "trades by time, 1000 a request",
-            history_channels=("trades",) if self._base() is not None else (),
+            history=f"bars; trades by {'id, without an end' if by_id else 'time'}, 1000 a request",
+            history_channels=("trades", "bars") if self._base() is not None else (),
+            history_timeframes=bars.TIMEFRAMES[self.api],
             rest_per_second_max=history.PER_SECOND_MAX,
         )
 
@@ -133,11 +134,14 @@ class Coinbase:
 
     def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
         base = checked(self.spec, self.capability(), self._base(), request)
+        if request.channel == "bars":
+            return bars.pages(base, self.api, product_of(request.symbol), request)
         pages = history.exchange_pages if self.api == "exchange" else history.advanced_pages
         return pages(base + history.PATHS[self.api].format(product_of(request.symbol)), request)
 
     def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
-        return history.exchange_decoder(out) if self.api == "exchange" else history.advanced_decoder(out)
+        trades = history.exchange_decoder(out) if self.api == "exchange" else history.advanced_decoder(out)
+        return by_channel({"trades": trades, "bars": bars.decoder(out, self.api)})
 
     def shards(self) -> list[FeedSpec]:
         return sharded(self.spec, self.capability())

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from recorder.core.batch import Scope
-from recorder.feeds.deribit import history
+from recorder.feeds.deribit import bars, history
 from recorder.feeds.deribit.messages import TIMEFRAMES, canonical, decoder, instrument_of, option_of
 from recorder.values.errors import ConfigError, SymbolError, nearest
 from recorder.values.feed import (
@@ -32,7 +32,7 @@ from recorder.values.feed import (
     Send,
     Subscriptions,
 )
-from recorder.values.history import checked, rest_base
+from recorder.values.history import by_channel, checked, rest_base
 from recorder.values.messages import chunks, fields_of, option, sharded
 
 INFO = ProviderInfo(
@@ -102,8 +102,9 @@ class Deribit:
             connects_per_minute_max=CONNECTS_PER_MINUTE_MAX,
             overlap=True,
             snapshots=("options",),
-            history="trades by trade_seq or time, 1000 a request",
-            history_channels=("trades",) if self._base() is not None else (),
+            history="bars; trades by trade_seq or time, 1000 a request",
+            history_channels=("trades", "bars") if self._base() is not None else (),
+            history_timeframes=tuple(TIMEFRAMES),
             rest_per_second_max=history.PER_SECOND_MAX,
         )
 
@@ -112,10 +113,11 @@ class Deribit:
 
     def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
         base = checked(self.spec, self.capability(), self._base(), request)
-        return history.pages(base, instrument_of(request.symbol), request)
+        pages = bars.pages if request.channel == "bars" else history.pages
+        return pages(base, instrument_of(request.symbol), request)
 
     def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
-        return history.decoder(out)
+        return by_channel({"trades": history.decoder(out), "bars": bars.decoder(out)})
 
     def shards(self) -> list[FeedSpec]:
         return sharded(self.spec, self.capability())

@@ -12,7 +12,7 @@ import msgspec
 
 from recorder.core.batch import Scope
 from recorder.core.templates import Templates
-from recorder.feeds.kraken import history
+from recorder.feeds.kraken import bars, history
 from recorder.feeds.kraken.messages import PAIR, PAIR_CHARS_MAX, TEMPLATES, TIMEFRAMES, canonical, decoder
 from recorder.values.errors import ConfigError, FrameError, SymbolError, nearest
 from recorder.values.feed import (
@@ -33,7 +33,7 @@ from recorder.values.feed import (
     Send,
     Subscriptions,
 )
-from recorder.values.history import checked, rest_base
+from recorder.values.history import by_channel, checked, rest_base
 from recorder.values.messages import chunks, fields_of, sharded
 from recorder.values.symbols import canonical_pair
 
@@ -108,8 +108,9 @@ class Kraken:
             connects_per_minute_max=15.0,
             overlap=numbered,
             snapshots=("trades", "quotes") if numbered else (),
-            history="trades since any time, 1000 a request",
-            history_channels=("trades",) if numbered and self._base() is not None else (),
+            history="trades since any time, 1000 a request; the newest 720 bars of a timeframe",
+            history_channels=() if self._base() is None else ("trades", "bars") if numbered else ("bars",),
+            history_timeframes=bars.TIMEFRAMES,
             rest_per_second_max=history.PER_SECOND_MAX,
         )
 
@@ -117,12 +118,12 @@ class Kraken:
         return rest_base(self.spec, INFO.hosts, history.URL)
 
     def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
-        return history.pages(
-            checked(self.spec, self.capability(), self._base(), request), pair_of(request.symbol), request
-        )
+        base = checked(self.spec, self.capability(), self._base(), request)
+        pages = bars.pages if request.channel == "bars" else history.pages
+        return pages(base, pair_of(request.symbol), request)
 
     def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
-        return history.decoder(out)
+        return by_channel({"trades": history.decoder(out), "bars": bars.decoder(out)})
 
     def shards(self) -> list[FeedSpec]:
         return sharded(self.spec, self.capability())

@@ -70,6 +70,11 @@ def _read(body: bytes, refuse: Callable[[str, bytes], None]) -> tuple[list[Past]
     return fitting(next(iter(page.result.values())), _past, refuse), last
 
 
+def rest_name(pair: str) -> str:
+    """BTC/USD as the HTTP interface names it: XBTUSD."""
+    return "".join(_OLD_NAMES.get(asset, asset) for asset in pair.split("/"))
+
+
 def _time(trade: Past) -> int:
     return unix_ns(bytes(trade.time).decode("ascii", "replace")) // MICROSECOND * MICROSECOND
 
@@ -77,9 +82,9 @@ def _time(trade: Past) -> int:
 def pages(base: str, pair: str, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
     """Oldest first, after ``start``.
 
-    pair  as version 2 of the stream writes it: BTC/USD is asked for as XBTUSD
+    pair  as version 2 of the stream writes it
     """
-    name = "".join(_OLD_NAMES.get(asset, asset) for asset in pair.split("/"))
+    name = rest_name(pair)
     since = request.start - MICROSECOND  # exclusive, and what was cut off of the first trade's time is less than that
     for _ in range(PAGES_MAX):
         response = yield HttpRequest(address(base, PATH, pair=name, since=since, count=PAGE))

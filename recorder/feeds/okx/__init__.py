@@ -13,7 +13,7 @@ import msgspec
 
 from recorder.core.batch import Scope
 from recorder.core.templates import Templates
-from recorder.feeds.okx import history
+from recorder.feeds.okx import bars, history
 from recorder.feeds.okx.messages import DATA, TEMPLATES, TIMEFRAMES, decoder
 from recorder.values.errors import ConfigError, nearest
 from recorder.values.feed import (
@@ -34,7 +34,7 @@ from recorder.values.feed import (
     Send,
     Subscriptions,
 )
-from recorder.values.history import checked, rest_base
+from recorder.values.history import by_channel, checked, rest_base
 from recorder.values.messages import chunks, fields_of, option, sharded
 from recorder.values.symbols import okx_canonical, okx_name
 
@@ -101,9 +101,10 @@ class Okx:
             sends_per_second_max=SENDS_PER_SECOND_MAX,
             connects_per_minute_max=CONNECTS_PER_MINUTE_MAX,
             overlap=single,
-            history="single trades by id or time, 100 a request, about three months",
+            history="bars; single trades by id or time, 100 a request, about three months",
             # History has single trades only: among aggregated ones they would count twice.
-            history_channels=("trades",) if single and self._base() is not None else (),
+            history_channels=() if self._base() is None else ("trades", "bars") if single else ("bars",),
+            history_timeframes=tuple(bars.NAMES),
             history_window_ns=history.WINDOW_NS,
             rest_per_second_max=history.PER_SECOND_MAX,
         )
@@ -113,10 +114,11 @@ class Okx:
 
     def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
         base = checked(self.spec, self.capability(), self._base(), request)
-        return history.pages(base, okx_name(request.symbol), request)
+        pages = bars.pages if request.channel == "bars" else history.pages
+        return pages(base, okx_name(request.symbol), request)
 
     def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
-        return history.decoder(out)
+        return by_channel({"trades": history.decoder(out), "bars": bars.decoder(out)})
 
     def shards(self) -> list[FeedSpec]:
         """By path first, then so many symbols a connection as it carries."""

@@ -33,7 +33,7 @@ def alpaca(venue: Venue, trades: Past, quotes: Past, asked: Asked) -> Answer:
     if found is None:
         raise Refused(Answer(404, {"message": "endpoint not found."}))
     if stocks:
-        _authorise(venue, asked)
+        authorise(venue, asked)
     channel = found[1]
     names = asked.query.get("symbols", "").split(",")
     if not all(_SYMBOL.fullmatch(name) for name in names):
@@ -70,7 +70,8 @@ def _bad(name: str) -> Answer:
     return Answer(400, {"message": f"invalid {name}"})
 
 
-def _authorise(venue: Venue, asked: Asked) -> None:
+def authorise(venue: Venue, asked: Asked) -> None:
+    """Raises Refused for keys and feeds that are not this user's."""
     key, secret = (asked.headers.get(name) for name in ("apca-api-key-id", "apca-api-secret-key"))
     rules: dict[str, Any] = venue.rules
     keys = rules.get("keys")

@@ -149,7 +149,7 @@ def kraken(venue: Venue, trades: Past, quotes: Past, asked: Asked) -> Answer:
 
     if asked.path != "/0/public/Trades":
         raise refused("EGeneral:Unknown method")
-    names = {_kraken_name(name): i for i, name in enumerate(venue.names)}
+    names = {kraken_name(name): i for i, name in enumerate(venue.names)}
     pair = asked.query.get("pair", "")
     if pair not in names:
         raise refused("EQuery:Unknown asset pair")
@@ -168,6 +168,6 @@ def kraken(venue: Venue, trades: Past, quotes: Past, asked: Asked) -> Answer:
     return Answer(200, f'{{"error":[],"result":{{"{long}":[{",".join(items)}],"last":"{last}"}}}}')
 
 
-def _kraken_name(pair: str) -> str:
+def kraken_name(pair: str) -> str:
     """BTC/USD → XBTUSD, as the HTTP interface names it."""
     return "".join({"BTC": "XBT", "DOGE": "XDG"}.get(asset, asset) for asset in pair.split("/"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from recorder.shell.simulator import pages
+from recorder.shell.simulator import bars, pages
 from recorder.shell.simulator.alpaca import Alpaca
 from recorder.shell.simulator.alpaca_pages import alpaca
 from recorder.shell.simulator.binance import Binance
@@ -94,17 +94,18 @@ def make_rest(venue: Venue) -> Rest:
     """The provider's HTTP interface."""
     if venue.key.startswith("binance"):
         busy = Answer(429, {"code": -1003, "msg": "Too much request weight used; current limit is IP per minute."})
-        return Rest(venue, pages.binance, busy, pages.binance_weight, "X-MBX-USED-WEIGHT-1M")
+        return Rest(venue, bars.beside(pages.binance), busy, pages.binance_weight, "X-MBX-USED-WEIGHT-1M")
     if venue.key == "kraken":
-        return Rest(venue, pages.kraken, Answer(200, {"error": ["EGeneral:Too many requests"]}))
+        return Rest(venue, bars.beside(pages.kraken), Answer(200, {"error": ["EGeneral:Too many requests"]}))
     if venue.key == "okx":
-        return Rest(venue, okx_page, Answer(429, {"code": "50011", "msg": "Too Many Requests", "data": []}))
+        busy = Answer(429, {"code": "50011", "msg": "Too Many Requests", "data": []})
+        return Rest(venue, bars.beside(okx_page), busy)
     if venue.key == "alpaca":
-        return Rest(venue, alpaca, Answer(429, {"message": "too many requests."}))
+        return Rest(venue, bars.beside(alpaca), Answer(429, {"message": "too many requests."}))
     if venue.key == "bitstamp":
         limited = {"status": "error", "reason": "Request rejected due to exceeded rate limit.", "code": "400.002"}
-        return Rest(venue, transactions, Answer(400, limited))
+        return Rest(venue, bars.beside(transactions), Answer(400, limited))
     if venue.key == "deribit":
-        return Rest(venue, last_trades, LIMITED)
+        return Rest(venue, bars.beside(last_trades), LIMITED)
     page = pages.coinbase if venue.key == "coinbase" else pages.coinbase_advanced
-    return Rest(venue, page, Answer(429, {"message": "Public rate limit exceeded"}))
+    return Rest(venue, bars.beside(page), Answer(429, {"message": "Public rate limit exceeded"}))

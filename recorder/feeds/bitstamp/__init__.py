@@ -6,13 +6,14 @@ https://www.bitstamp.net/websocket/v2/
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
 from recorder.core.batch import Scope
+from recorder.feeds.bitstamp import bars
 from recorder.values.errors import ConfigError, FrameError, SymbolError, nearest
 from recorder.values.feed import (
     SECOND,
@@ -21,6 +22,9 @@ from recorder.values.feed import (
     Endpoint,
     Fatal,
     FeedSpec,
+    HistoryRequest,
+    HttpRequest,
+    HttpResponse,
     Key,
     Notice,
     ProviderInfo,
@@ -30,6 +34,7 @@ from recorder.values.feed import (
     Send,
     Subscriptions,
 )
+from recorder.values.history import checked, rest_base
 from recorder.values.messages import (
     INF,
     NO_TEXT,
@@ -190,10 +195,23 @@ class Bitstamp:
             connects_per_minute_max=CONNECTS_PER_MINUTE_MAX,
             # A connection lives for 90 days at most (unverified): ``bts:request_reconnect`` announces its end.
             history=(
-                "none that repairs: the transactions of the last day have whole seconds where the stream has "
+                "bars; no trades: the transactions of the last day have whole seconds where the stream has "
                 "microseconds, so the same trade would be stored as another row"
             ),
+            history_channels=("bars",) if self._base() is not None else (),
+            history_timeframes=bars.TIMEFRAMES,
+            rest_per_second_max=bars.PER_SECOND_MAX,
         )
+
+    def _base(self) -> str | None:
+        return rest_base(self.spec, INFO.hosts, bars.URL)
+
+    def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
+        base = checked(self.spec, self.capability(), self._base(), request)
+        return bars.pages(base, pair_of(request.symbol), request)
+
+    def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
+        return bars.decoder(out)
 
     def shards(self) -> list[FeedSpec]:
         return sharded(self.spec, self.capability())
