@@ -217,6 +217,35 @@ def okx() -> Case:
     return Case(FeedSpec(name="okx", provider="okx"), (*templates, b"pong"), good, "ZRX-EUR")
 
 
+def bybit() -> Case:
+    trade = {
+        "T": 1672304486865, "s": "BTCUSDT", "S": "Buy", "v": "0.001", "p": "16578.50", "L": "PlusTick",
+        "i": "20f43950-d8dd-5b31-9112-a178eb6023af", "BT": False, "seq": 1783284617,
+    }  # fmt: skip
+    book = {"s": "BTCUSDT", "b": [["0.6131", "17.9"]], "a": [["0.6134", "35.4"]], "u": 24042997, "seq": 209972815373}
+    candle = {
+        "start": 1672324800000, "end": 1672325099999, "interval": "5", "open": "2", "close": "2", "high": "3",
+        "low": "1", "volume": "2.081", "turnover": "34666.4005", "confirm": True, "timestamp": 1672324988882,
+    }  # fmt: skip
+
+    def frame(topic: str, data: object, type_: str = "snapshot") -> dict[str, object]:
+        return {"topic": topic, "type": type_, "ts": 1672304486868, "data": data}
+
+    def good(number: int) -> bytes:
+        item = {**trade, "s": "ZRXEUR", "i": str(number), "T": START * 1000 + number}
+        return objects(frame("publicTrade.ZRXEUR", [item]))[0]
+
+    templates = objects(
+        frame("publicTrade.BTCUSDT", [trade, {**trade, "i": "5", "BT": True}]),
+        {**frame("orderbook.1.BTCUSDT", book), "cts": 1672304486865},
+        frame("orderbook.1.BTCUSDT", book, "delta"),
+        frame("tickers.BTCUSDT", {"symbol": "BTCUSDT", "bid1Price": "1", "bid1Size": "2", "ask1Price": ""}),
+        frame("kline.5.BTCUSDT", [candle]),
+        {"success": True, "ret_msg": "", "conn_id": "a38867ec", "req_id": "1", "op": "subscribe"},
+    )
+    return Case(FeedSpec(name="bybit", provider="bybit"), templates, good, "ZRX-EUR")
+
+
 def deribit() -> Case:
     trade = {
         "timestamp": 1765531356452, "price": 92294.5, "amount": 10.0, "direction": "sell", "index_price": 92276.75,
@@ -292,6 +321,7 @@ CASES = (
     kraken(),
     bitstamp(),
     okx(),
+    bybit(),
     deribit(),
     alpaca("json"),
     alpaca("msgpack"),

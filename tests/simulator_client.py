@@ -74,6 +74,11 @@ def binance_trades(message: Any) -> list[Any]:
     return [data] if data.get("e") == "trade" else []
 
 
+def bybit_trades(message: Any) -> list[Any]:
+    live = message.get("topic", "").startswith("publicTrade.")
+    return message["data"] if live else []
+
+
 def okx_trades(message: Any) -> list[Any]:
     return message["data"] if message.get("arg", {}).get("channel") == "trades" and "data" in message else []
 

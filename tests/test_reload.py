@@ -32,6 +32,7 @@ KEYS = {"APCA_API_KEY_ID": "PK", "APCA_API_SECRET_KEY": "secret"}
 PROVIDERS = {
     "binance": ("binance", {}, ("BTC-USDT", "ETH-USDT", "SOL-USDT")),
     "kraken": ("kraken", {}, ("BTC-USD", "ETH-USD", "SOL-USD")),
+    "bybit": ("bybit", {}, ("BTC-USDT", "ETH-USDT", "SOL-USDT")),
     "okx": ("okx", {}, ("BTC-USDT", "ETH-USDT", "SOL-USDT-PERP")),
     "coinbase": ("coinbase", {"api": "exchange"}, ("BTC-USD", "ETH-USD", "SOL-USD")),
     "coinbase-advanced": ("coinbase", {"api": "advanced"}, ("BTC-USD", "ETH-USD", "SOL-USD")),

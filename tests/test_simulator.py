@@ -26,6 +26,7 @@ from simulator_client import (
     ask,
     binance_trades,
     bitstamp_trades,
+    bybit_trades,
     coinbase_trades,
     collect,
     deribit_trades,
@@ -137,6 +138,10 @@ TALKS: dict[str, tuple[list[Any], Callable[[Any], list[Any]], tuple[str, str, st
     "okx": (
         [{"op": "subscribe", "args": [{"channel": "trades", "instId": n} for n in ("BTC-USDT", "SOL-USDT")]}],
         okx_trades, ("instId", "tradeId", "sz"), {"BTC-USDT": "BTC-USDT", "SOL-USDT": "SOL-USDT"},
+    ),
+    "bybit": (
+        [{"op": "subscribe", "args": ["publicTrade.BTCUSDT", "publicTrade.SOLUSDT", "orderbook.1.SOLUSDT"]}],
+        bybit_trades, ("s", "i", "v"), {"BTCUSDT": "BTC-USDT", "SOLUSDT": "SOL-USDT"},
     ),
     "deribit": (
         [{"jsonrpc": "2.0", "id": 1, "method": "public/subscribe", "params": {"channels": [

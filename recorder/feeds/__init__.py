@@ -14,6 +14,7 @@ _CLASSES = {  # provider, which is the name of its module, → class
     "alphavantage": "Alphavantage",
     "binance": "Binance",
     "bitstamp": "Bitstamp",
+    "bybit": "Bybit",
     "coinbase": "Coinbase",
     "deribit": "Deribit",
     "etrade": "Etrade",

@@ -62,11 +62,19 @@ _HOSTS: dict[str, tuple[str, dict[str, str]]] = {
     "test.deribit.com": ("deribit", {}),
     "ws.bitstamp.net": ("bitstamp", {}),
     "www.bitstamp.net": ("bitstamp", {}),
+    "stream.bybit.com": ("bybit", {"market": "linear"}),  # before version 5: USDT contracts; others under their paths
+    "stream.bybit.com/realtime": ("bybit", {"market": "inverse"}),
+    "stream.bybit.com/v5/public/spot": ("bybit", {"market": "spot"}),
+    "stream.bybit.com/v5/public/inverse": ("bybit", {"market": "inverse"}),
     "ws.okx.com": ("okx", {"trades": "aggregated"}),  # single trades are served by the same host under a path
     "ws.okx.com/ws/v5/business": ("okx", {}),
 }
 _PREFIXES = {"spot_": "spot", "usdm_": "usdm", "cm_": "coinm"}  # of hftbacktest file names
-_PLAIN = {("binance", "market"): "spot", ("coinbase", "api"): "exchange"}  # option values that a name leaves out
+_PLAIN = {
+    ("binance", "market"): "spot",
+    ("bybit", "market"): "spot",
+    ("coinbase", "api"): "exchange",
+}  # option values that a name leaves out
 _KINDS = {"text": TEXT, "binary": BINARY, "opened": OPENED, "closed": CLOSED, "sent": SENT}
 KIND_NAMES = {code: name for name, code in _KINDS.items()}
 _JOURNALLED = {*KIND_NAMES, RESPONSE, POLLED, CLOCK, OBSERVED}

@@ -14,6 +14,7 @@ from recorder.values.errors import SymbolError
 
 ID_DIGITS_MAX = 18  # decimal digits that always fit a positive int64
 BinanceMarket = Literal["spot", "usdm", "coinm"]
+BybitMarket = Literal["spot", "linear", "inverse"]
 SYMBOL_CHARS_MAX = 64  # the longest real names (option contracts with a provider's prefix) stay below half of it
 
 PERPETUAL = "-PERP"
@@ -46,6 +47,12 @@ _ASSET_ALIASES = {"XBT": "BTC", "XDG": "DOGE"}
 # OKX: BTC-USDT, BTC-USDT-SWAP, BTC-USD-220527, BTC-USD-231229-35000-C.
 _OKX_NAME = re.compile(r"[A-Z0-9._]+(?:-[A-Z0-9._]+){1,4}")
 _OKX_SWAP = "-SWAP"
+
+# Bybit joins base and quote, too: BTCUSDT; BTCPERP is the perpetual in USDC; dated futures are BTC-26SEP25, BTCUSDU23.
+_BYBIT_NAME = re.compile(r"[A-Z0-9]+(?:-\d{1,2}[A-Z]{3}\d\d)?")
+_BYBIT_QUOTE = re.compile(
+    r"([A-Z0-9]+?)(USDT|USDC|USDE|USD1|USDQ|USDR|USD|DAI|BTC|ETH|SOL|MNT|EUR|BRL|BRZ|TRY|PLN|GBP)"
+)
 
 # Letters of any script: Binance lists names such as 币安人生USDT.
 _TICKER = re.compile(r"[\w.*/+^#-]+")
@@ -128,6 +135,37 @@ def okx_name(symbol: str) -> str:
     if not _OKX_NAME.fullmatch(name) or len(name) > SYMBOL_CHARS_MAX:
         raise SymbolError(f"{symbol[:SYMBOL_CHARS_MAX]!r} is no instrument of OKX; write for example BTC-USDT")
     return name.removesuffix(PERPETUAL) + _OKX_SWAP if name.endswith(PERPETUAL) else name
+
+
+def bybit_canonical(name: str, market: BybitMarket) -> str:
+    """Bybit's name → canonical symbol.
+
+    spot     ``BTCUSDT`` → ``BTC-USDT``
+    linear   ``BTCUSDT`` → ``BTC-USDT-PERP``, ``BTCPERP`` → ``BTC-USDC-PERP``
+    inverse  ``BTCUSD`` → ``BTC-USD-PERP``
+    Dated futures and names without a known quote asset stay as they are.
+    """
+    if market == "linear" and name.endswith("PERP") and len(name) > 4:
+        return f"{name[:-4]}-USDC{PERPETUAL}"
+    pair = _BYBIT_QUOTE.fullmatch(name)
+    if pair is None:
+        return name
+    return f"{pair[1]}-{pair[2]}" + ("" if market == "spot" else PERPETUAL)
+
+
+def bybit_name(symbol: str, market: BybitMarket) -> str:
+    """Canonical symbol, or Bybit's own name in any case → Bybit's name. Raises SymbolError for what is neither."""
+    name = symbol.strip().upper().replace("/", "-")
+    pair = name.removesuffix(PERPETUAL)
+    if market == "spot" and pair != name:
+        raise SymbolError(f"{symbol!r} is a perpetual; a spot feed records for example {pair}")
+    if market == "linear" and pair.endswith("-USDC"):
+        pair = pair.removesuffix("-USDC") + "PERP"
+    if pair.count("-") == 1 and not _BYBIT_NAME.fullmatch(pair):
+        pair = pair.replace("-", "")
+    if not _BYBIT_NAME.fullmatch(pair) or len(pair) > SYMBOL_CHARS_MAX:
+        raise SymbolError(f"{symbol[:SYMBOL_CHARS_MAX]!r} is no instrument of Bybit; write for example BTC-USDT")
+    return pair
 
 
 def _split_quote(name: str) -> str | None:

@@ -70,6 +70,23 @@ CASES: dict[tuple[str, str], tuple[bytes, ...]] = {
         b'{"arg":{"channel":"trades","instId":"BTC-USDT"},"data":[{"instId":"BTC-USDT","tradeId":"130639474",'
         b'"px":"42219.9","sz":"0.12060306","side":"buy","ts":"1630048897897","count":"3","source":"0","seqId":1234}]}',
     ),
+    ("bybit", "spot"): (
+        b'{"topic":"publicTrade.BTCUSDT","type":"snapshot","ts":1672304486868,"data":[{"T":1672304486865,"s":"BTCUSDT",'
+        b'"S":"Buy","v":"0.001","p":"16578.50","L":"PlusTick","i":"20f43950-d8dd-5b31-9112-a178eb6023af","BT":false,'
+        b'"seq":1783284617}]}',
+        b'{"topic":"orderbook.1.BANDUSDT","type":"snapshot","ts":1749833474773,"data":{"s":"BANDUSDT","b":[["0.6131",'
+        b'"17.9"]],"a":[["0.6134","35.4"]],"u":24042997,"seq":209972815373},"cts":1749833474768}',
+        b'{"topic":"orderbook.1.BANDUSDT","type":"delta","ts":1749833474773,"data":{"s":"BANDUSDT","b":[],"a":[["0.6134",'
+        b'"0"]],"u":24042998,"seq":209972815374}}',
+        b'{"topic":"tickers.BTCUSD","type":"snapshot","data":{"symbol":"BTCUSD","bid1Price":"28560.00","bid1Size":'
+        b'"340549","ask1Price":"28560.50","ask1Size":"70817"},"cs":20856433578,"ts":1680673822577}',
+        b'{"success":true,"ret_msg":"","conn_id":"a38867ec-70b5-4044-a765-54b36bdd6fd9","req_id":"","op":"subscribe"}',
+    ),
+    ("bybit", "linear"): (
+        b'{"topic":"trade.BCHUSDT","data":[{"symbol":"BCHUSDT","tick_direction":"MinusTick","price":"1053.90","size":0.14,'
+        b'"timestamp":"2021-04-17T16:43:05.000Z","trade_time_ms":"1618677785116","side":"Buy","trade_id":'
+        b'"01cacfe9-8d1c-5ee4-995d-d79a43f955a6"}]}',
+    ),
     ("deribit", ""): (
         b'{"jsonrpc":"2.0","method":"subscription","params":{"channel":"trades.BTC-PERPETUAL.100ms","data":[{"timestamp":'
         b'1765531356452,"price":92294.5,"amount":10.0,"direction":"sell","index_price":92276.75,"instrument_name":'
@@ -96,7 +113,7 @@ CASES: dict[tuple[str, str], tuple[bytes, ...]] = {
 
 def option_of(provider: str, api: str) -> dict[str, str]:
     """The option that tells a provider's streams apart."""
-    return {{"okx": "trades"}.get(provider, "api"): api}
+    return {{"okx": "trades", "bybit": "market"}.get(provider, "api"): api}
 
 
 @pytest.mark.parametrize(("provider", "api"), CASES)

@@ -290,6 +290,14 @@ def test_what_the_provider_says_of_the_connection_is_acted_on(payload: bytes, ki
     assert isinstance(command, kind)
 
 
+def test_symbols_are_changed_in_every_channel() -> None:
+    feed = make(spec("BTC-USDT", channels=("trades", "bars")))
+    feed.on_open()
+    sent = [json.loads(command.payload) for command in feed.change(("ETH-USDT",))]  # type: ignore[union-attr]
+    asked = [(message["op"], [arg["channel"] for arg in message["args"]]) for message in sent]
+    assert asked == [("unsubscribe", ["trades-all", "candle1m"]), ("subscribe", ["trades-all", "candle1m"])]
+
+
 def test_symbols_are_changed_and_asked_for_again_on_the_open_connection() -> None:
     feed = make(spec("BTC-USDT", "ETH-USDT"))
     feed.on_open()

@@ -7,7 +7,7 @@ Single trades and candles are served on the path /business, best prices and aggr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 
 import msgspec
 
@@ -156,7 +156,7 @@ class Okx:
         self._ready, self._number = False, 0
         return self._ask("subscribe", self._pairs(self.names)) or [Ready()]
 
-    def _pairs(self, names: Iterable[str]) -> list[tuple[str, str]]:
+    def _pairs(self, names: Collection[str]) -> list[tuple[str, str]]:
         return [(kind, name) for kind in self._kinds.values() for name in names]
 
     def _ask(self, op: str, pairs: list[tuple[str, str]]) -> list[Command]:
@@ -187,8 +187,8 @@ class Okx:
 
     def change(self, symbols: tuple[str, ...]) -> list[Command]:
         names = _names(symbols)
-        gone = self._pairs(name for name in self.names if name not in names)
-        fresh = self._pairs(name for name in names if name not in self.names)
+        gone = self._pairs([name for name in self.names if name not in names])
+        fresh = self._pairs([name for name in names if name not in self.names])
         self.names, self.spec = names, msgspec.structs.replace(self.spec, symbols=symbols)
         self._ready = False
         for pair in gone:

@@ -27,6 +27,9 @@ LIMITS: Mapping[str, tuple[int, int]] = {
     "kraken": (15, 15),
     "bitstamp": (400, 1),
     "okx": (20, 2),
+    "bybit": (600, 5),
+    "bybit-linear": (600, 5),
+    "bybit-inverse": (600, 5),
     "deribit": (100, 5),
     "alpaca": (200, 60),
 }

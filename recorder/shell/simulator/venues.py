@@ -9,6 +9,8 @@ from recorder.shell.simulator.alpaca import Alpaca
 from recorder.shell.simulator.alpaca_pages import alpaca
 from recorder.shell.simulator.binance import Binance
 from recorder.shell.simulator.bitstamp import Bitstamp, transactions
+from recorder.shell.simulator.bybit import LIMITED as BYBIT_LIMITED
+from recorder.shell.simulator.bybit import Bybit, recent_trades
 from recorder.shell.simulator.coinbase import Advanced, Exchange
 from recorder.shell.simulator.deribit import LIMITED, Deribit, last_trades
 from recorder.shell.simulator.kraken import Kraken
@@ -16,7 +18,7 @@ from recorder.shell.simulator.okx import Okx, okx_page
 from recorder.shell.simulator.rest import Answer, Rest
 from recorder.shell.simulator.venue import Conversation, Venue
 from recorder.values.feed import FeedSpec
-from recorder.values.symbols import binance_name, okx_name, pair_with
+from recorder.values.symbols import binance_name, bybit_name, okx_name, pair_with
 
 CONVERSATIONS: dict[str, type[Conversation]] = {
     "coinbase": Exchange,
@@ -26,6 +28,9 @@ CONVERSATIONS: dict[str, type[Conversation]] = {
     "binance-coinm": Binance,
     "kraken": Kraken,
     "bitstamp": Bitstamp,
+    "bybit": Bybit,
+    "bybit-linear": Bybit,
+    "bybit-inverse": Bybit,
     "okx": Okx,
     "deribit": Deribit,
     "alpaca": Alpaca,
@@ -33,6 +38,7 @@ CONVERSATIONS: dict[str, type[Conversation]] = {
 _COINS = ("BTC", "ETH", "SOL", "XRP", "DOGE", "ADA", "LTC", "LINK", "AVAX", "DOT")
 _ENDINGS = {  # of their symbols, where these are not spot in dollars
     "binance": "-USDT", "binance-usdm": "-USDT-PERP", "binance-coinm": "-USD-PERP", "okx": "-USDT",
+    "bybit": "-USDT", "bybit-linear": "-USDT-PERP", "bybit-inverse": "-USD-PERP",
     "deribit": "-USD-PERP",
 }  # fmt: skip
 _STOCKS = ("SPY", "NVDA", "TSLA", "AAPL", "AMD", "MSFT", "AMZN", "QQQ", "META", "GOOGL")
@@ -45,6 +51,9 @@ def venue_key(spec: FeedSpec) -> str:
     if spec.provider == "binance":
         market = spec.options.get("market", "spot")
         return "binance" if market == "spot" else f"binance-{market}"
+    if spec.provider == "bybit":
+        market = spec.options.get("market", "spot")
+        return "bybit" if market == "spot" else f"bybit-{market}"
     return spec.provider
 
 
@@ -66,6 +75,10 @@ def _spelled(key: str, symbol: str) -> str:
         return pair_with("", symbol).lower()
     if key == "okx":
         return okx_name(symbol)
+    if key.startswith("bybit"):
+        return bybit_name(
+            symbol, "linear" if key == "bybit-linear" else "inverse" if key == "bybit-inverse" else "spot"
+        )
     if key == "kraken" or (key == "alpaca" and "-" in symbol):
         return pair_with("/", symbol)
     return symbol.replace(" ", "") if key == "alpaca" else symbol
@@ -100,6 +113,8 @@ def make_rest(venue: Venue) -> Rest:
     if venue.key == "okx":
         busy = Answer(429, {"code": "50011", "msg": "Too Many Requests", "data": []})
         return Rest(venue, bars.beside(okx_page), busy)
+    if venue.key.startswith("bybit"):
+        return Rest(venue, recent_trades, BYBIT_LIMITED)
     if venue.key == "alpaca":
         return Rest(venue, bars.beside(alpaca), Answer(429, {"message": "too many requests."}))
     if venue.key == "bitstamp":

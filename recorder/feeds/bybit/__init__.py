@@ -1,0 +1,208 @@
+"""Bybit's public WebSocket, version 5: spot, linear and inverse contracts, each under an address of its own.
+
+https://bybit-exchange.github.io/docs/v5/ws/connect
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+
+import msgspec
+
+from recorder.core.batch import Scope
+from recorder.feeds.bybit import history
+from recorder.feeds.bybit.messages import DATA, TIMEFRAMES, decoder
+from recorder.values.errors import ConfigError, nearest
+from recorder.values.feed import (
+    SECOND,
+    Capability,
+    Command,
+    Endpoint,
+    FeedSpec,
+    HistoryRequest,
+    HttpRequest,
+    HttpResponse,
+    Key,
+    Notice,
+    ProviderInfo,
+    Ready,
+    Reconnect,
+    Send,
+    Subscriptions,
+)
+from recorder.values.history import checked, rest_base
+from recorder.values.messages import chunks, fields_of, option, sharded
+from recorder.values.symbols import BybitMarket, bybit_canonical, bybit_name
+
+INFO = ProviderInfo(
+    name="bybit",
+    channels=("trades", "quotes", "bars"),
+    options={"market": ("spot", "linear", "inverse"), "timeframe": tuple(TIMEFRAMES)},
+    hosts=("stream.bybit.com",),
+)
+
+URL = "wss://stream.bybit.com"
+PATH = "/v5/public/"
+DATA_MARKS = ((0, DATA),)
+SYMBOLS_PER_CONNECTION_MAX = (
+    200  # three channels of 30 characters each: within the 21,000 that a connection may ask for
+)
+SUBSCRIBE_ITEMS_MAX = {"spot": 10, "linear": 200, "inverse": 200}  # spot's is documented; others by their characters
+CONNECTIONS_MAX = 50  # of the 1000 that an address may have open
+SENDS_PER_SECOND_MAX = 10.0  # no documented limit
+CONNECTS_PER_MINUTE_MAX = 50.0  # half of 500 in 5 minutes
+PING, PING_NS = b'{"op":"ping"}', 20 * SECOND  # who does not ping is cut off after ten minutes
+SILENCE_NS = 50 * SECOND  # two pings without an answer
+REFUSED_HOLD_NS = 60 * SECOND
+SUBSCRIBED_ALREADY = "already subscribed"  # in the words of an error (unverified)
+
+
+class Bybit:
+    """One connection to Bybit."""
+
+    def __init__(self, spec: FeedSpec, credentials: Mapping[str, str] | None = None) -> None:
+        """Raises ConfigError for an unknown option or channel, SymbolError for what is no instrument."""
+        self.spec = spec
+        self.market: BybitMarket = option(INFO, spec, "market")  # type: ignore[assignment]
+        kinds = {
+            "trades": "publicTrade.",
+            "quotes": "orderbook.1.",
+            "bars": f"kline.{TIMEFRAMES[option(INFO, spec, 'timeframe')]}.",
+        }
+        for channel in spec.channels:
+            if channel not in kinds:
+                raise ConfigError(f"feed {spec.name!r}: channel {channel!r}; {nearest(channel, kinds)}")
+        self._kinds = {channel: kinds[channel] for channel in spec.channels}
+        self.names = self._names(spec.symbols)
+        self._wanted: dict[str, bool] = {}  # topic → acknowledged
+        self._requested: set[str] = set()
+        self._asked: dict[str, list[str]] = {}  # req_id → topics, until it is answered
+        self._ready = False
+        self._number = 0  # of the last request
+
+    def capability(self) -> Capability:
+        return Capability(
+            channels=INFO.channels,
+            loss_detector="none",
+            scope="none",
+            loss_size_known=False,
+            trade_ids="opaque",
+            connections_max=CONNECTIONS_MAX,
+            symbols_per_connection_max=SYMBOLS_PER_CONNECTION_MAX,
+            subscribe_items_max=SUBSCRIBE_ITEMS_MAX[self.market],
+            sends_per_second_max=SENDS_PER_SECOND_MAX,
+            connects_per_minute_max=CONNECTS_PER_MINUTE_MAX,
+            history="the last 60 trades (spot) or 1000: what a short interruption has missed",
+            history_channels=("trades",) if self._base() is not None else (),
+            rest_per_second_max=history.PER_SECOND_MAX,
+        )
+
+    def _base(self) -> str | None:
+        return rest_base(self.spec, INFO.hosts, history.URL)
+
+    def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
+        base = checked(self.spec, self.capability(), self._base(), request)
+        return history.pages(base, self.market, bybit_name(request.symbol, self.market), request)
+
+    def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
+        return history.decoder(out)
+
+    def shards(self) -> list[FeedSpec]:
+        return sharded(self.spec, self.capability())
+
+    def endpoint(self) -> Endpoint:
+        url = (self.spec.url or URL).rstrip("/")
+        return Endpoint(
+            url=url if PATH in url else url + PATH + self.market,
+            data_marks=DATA_MARKS,
+            silence_ns=SILENCE_NS,
+            app_ping=PING,
+            app_ping_ns=PING_NS,
+        )
+
+    def decoder(self, out: Scope) -> Callable[[bytes, int], None]:
+        return decoder(out, self.market)
+
+    def on_open(self) -> list[Command]:
+        self._wanted, self._requested, self._asked = {}, set(), {}
+        self._ready, self._number = False, 0
+        return self._ask("subscribe", self._topics(self.names)) or [Ready()]
+
+    def _names(self, symbols: Iterable[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(bybit_name(symbol, self.market) for symbol in symbols))
+
+    def _topics(self, names: Collection[str]) -> list[str]:
+        return [kind + name for kind in self._kinds.values() for name in names]
+
+    def _ask(self, op: str, topics: list[str], most: int | None = None) -> list[Command]:
+        """Subscribe to or unsubscribe from these, ``most`` in a message."""
+        if op == "subscribe":
+            self._wanted |= dict.fromkeys(topics, False)
+            self._requested.update(topics)
+        commands: list[Command] = []
+        for part in chunks(topics, most or SUBSCRIBE_ITEMS_MAX[self.market]):
+            self._number += 1
+            if op == "subscribe":
+                self._asked[str(self._number)] = part
+            request = {"req_id": str(self._number), "op": op, "args": part}
+            commands.append(Send(msgspec.json.encode(request).decode()))
+        return commands
+
+    def subscriptions(self) -> Subscriptions:
+        ours = {kind: channel for channel, kind in self._kinds.items()}
+
+        def keys(topics: Iterable[str]) -> frozenset[Key]:
+            split = ((kind, topic.removeprefix(kind)) for topic in topics for kind in ours if topic.startswith(kind))
+            return frozenset((ours[kind], self._canonical(name)) for kind, name in split if name in self.names)
+
+        acknowledged = keys(topic for topic, known in self._wanted.items() if known)
+        return Subscriptions(keys(self._topics(self.names)), keys(self._requested), acknowledged)
+
+    def _canonical(self, name: str) -> str:
+        return bybit_canonical(name, self.market)
+
+    def resubscribe(self, keys: Iterable[Key]) -> list[Command]:
+        topics = [self._kinds[channel] + bybit_name(symbol, self.market) for channel, symbol in keys]
+        return [*self._ask("unsubscribe", topics), *self._ask("subscribe", topics)]
+
+    def change(self, symbols: tuple[str, ...]) -> list[Command]:
+        names = self._names(symbols)
+        gone = self._topics([name for name in self.names if name not in names])
+        fresh = self._topics([name for name in names if name not in self.names])
+        self.names, self.spec = names, msgspec.structs.replace(self.spec, symbols=symbols)
+        self._ready = False
+        for topic in gone:
+            self._wanted.pop(topic, None)
+        self._requested.difference_update(gone)
+        return [*self._ask("unsubscribe", gone), *self._ask("subscribe", fresh), *self._settled()]
+
+    def on_control(self, payload: bytes) -> list[Command]:
+        """{"success":true,"ret_msg":"","conn_id":"a38867ec-…","req_id":"1","op":"subscribe"}
+        {"success":true,"ret_msg":"pong","conn_id":"a38867ec-…","op":"ping"}
+        """
+        message = fields_of(payload)
+        success, words = message.get("success"), str(message.get("ret_msg"))[:300]
+        number = message.get("req_id")
+        topics = self._asked.pop(number, None) if isinstance(number, str) else None
+        if topics is None:
+            return [Notice("error.received", {"reason": words})] if success is False else []
+        if success is True or SUBSCRIBED_ALREADY in words:
+            self._wanted |= {topic: True for topic in topics if topic in self._wanted}
+            return self._settled()
+        still = [topic for topic in topics if topic in self._wanted]
+        if len(still) != 1:  # an answer speaks for the whole request (unverified): which of them, one by one
+            return [*self._ask("subscribe", still, most=1), *self._settled()]
+        del self._wanted[still[0]]
+        name = still[0].rpartition(".")[2]
+        refused = Notice("symbol.refused", {"symbol": self._canonical(name), "reason": words})
+        if not self._wanted:
+            return [refused, Reconnect(f"Bybit refused everything asked for: {words}", REFUSED_HOLD_NS)]
+        return [refused, *self._settled()]
+
+    def _settled(self) -> list[Command]:
+        """Ready once, when nothing asked for is without an answer."""
+        if self._ready or not all(self._wanted.values()):
+            return []
+        self._ready = True
+        names = dict.fromkeys(topic.rpartition(".")[2] for topic in self._wanted)
+        return [Ready(tuple(self._canonical(name) for name in names))]
