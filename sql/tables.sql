@@ -122,6 +122,17 @@ CREATE TABLE IF NOT EXISTS corporate_actions (
 ) TIMESTAMP(ts_event) PARTITION BY YEAR WAL
 DEDUP UPSERT KEYS(ts_event, symbol, feed, action_type, action_id, ts_known);
 
+-- valuations: a value that a provider computed for a symbol: nobody traded at it
+CREATE TABLE IF NOT EXISTS valuations (
+  ts_event TIMESTAMP_NS,
+  ts_recv TIMESTAMP_NS,
+  feed SYMBOL CAPACITY 64,
+  symbol SYMBOL CAPACITY 16384,
+  kind SYMBOL CAPACITY 64,
+  value DOUBLE
+) TIMESTAMP(ts_event) PARTITION BY DAY WAL
+DEDUP UPSERT KEYS(ts_event, symbol, feed, kind);
+
 -- gaps: something missing
 CREATE TABLE IF NOT EXISTS gaps (
   ts_event TIMESTAMP_NS,

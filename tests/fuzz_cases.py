@@ -313,6 +313,28 @@ def alpaca(format_: str) -> Case:
     return Case(spec, templates, good, "ZRX", TEXT if format_ == "json" else BINARY)
 
 
+def polygon() -> Case:
+    def frame(*messages: dict[str, object]) -> bytes:
+        return msgspec.json.encode(messages)
+
+    trade = {"ev": "T", "sym": "ZRX", "i": "5", "x": 4, "p": 225.63, "s": 129, "c": [14], "t": START * 1000}
+    trade |= {"pt": START * 1000, "q": 9059424, "z": 3, "ds": "129.0"}
+    quote = {"ev": "Q", "sym": "NVDA", "i": [604], "bx": 10, "ax": 15, "bp": 225.62, "ap": 225.64, "bs": 100, "as": 500}
+    quote |= {"t": START * 1000, "pt": START * 1000, "q": 106078192, "z": 3}
+    bar = {"ev": "AM", "sym": "GTE", "v": 4110, "av": 9470157, "op": 0.4372, "vw": 0.4488, "o": 0.4488, "c": 0.4486}
+    bar |= {"h": 0.4489, "l": 0.4486, "a": 0.4352, "z": 685, "s": 1610144640000, "e": 1610144700000}
+    band = {"ev": "LULD", "T": "MSFT", "h": 492.99, "l": 446.04, "i": [16], "z": 3, "t": 1764086430905642800, "q": 5}
+    acknowledged = {"ev": "status", "status": "success", "message": "subscribed to: T.NVDA"}
+    nvidia: dict[str, object] = {**trade, "sym": "NVDA"}
+    value = {"ev": "FMV", "fmv": 189.22, "sym": "AAPL", "t": 1678220098130}
+    templates = tuple(frame(message) for message in (nvidia, quote, bar, band, value, acknowledged))
+
+    def good(number: int) -> bytes:
+        return frame({**trade, "i": str(number), "t": START * 1000 + number})
+
+    return Case(FeedSpec(name="polygon", provider="polygon"), (*templates, frame(nvidia, quote, bar)), good, "ZRX")
+
+
 CASES = (
     binance("spot", "ZRX"),
     binance("usdm", "ZRX"),
@@ -325,4 +347,5 @@ CASES = (
     deribit(),
     alpaca("json"),
     alpaca("msgpack"),
+    polygon(),
 )

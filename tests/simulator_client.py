@@ -102,3 +102,7 @@ def advanced_trades(message: Any) -> list[Any]:
 
 def alpaca_trades(message: Any) -> list[Any]:
     return [item for item in message if item["T"] == "t"]
+
+
+def polygon_trades(message: Any) -> list[Any]:
+    return [item for item in message if item["ev"] == "T"]

@@ -28,7 +28,7 @@ from recorder.values.feed import FeedSpec
 from recorder.values.schedule import Schedule
 from recorder.values.schema import LONG_NULL
 
-KEYS = {"APCA_API_KEY_ID": "PK", "APCA_API_SECRET_KEY": "secret"}
+KEYS = {"APCA_API_KEY_ID": "PK", "APCA_API_SECRET_KEY": "secret", "POLYGON_API_KEY": "PK"}
 PROVIDERS = {
     "binance": ("binance", {}, ("BTC-USDT", "ETH-USDT", "SOL-USDT")),
     "kraken": ("kraken", {}, ("BTC-USD", "ETH-USD", "SOL-USD")),
@@ -39,6 +39,7 @@ PROVIDERS = {
     "bitstamp": ("bitstamp", {}, ("BTC-USD", "ETH-USD", "SOL-USD")),
     "deribit": ("deribit", {}, ("BTC-USD-PERP", "ETH-USDC-PERP", "BTC-27DEC24-100000-C")),
     "alpaca": ("alpaca", {"feed": "iex", "location": "us", "format": "json"}, ("AAPL", "MSFT", "TSLA")),
+    "polygon": ("polygon", {"cluster": "options"}, tuple(f"AAPL  251219C00{n}0000" for n in (15, 16, 17))),
 }
 
 

@@ -32,6 +32,7 @@ from simulator_client import (
     deribit_trades,
     kraken_trades,
     okx_trades,
+    polygon_trades,
     run,
 )
 
@@ -150,6 +151,10 @@ TALKS: dict[str, tuple[list[Any], Callable[[Any], list[Any]], tuple[str, str, st
         {"BTC-PERPETUAL": "BTC-USD-PERP", "SOL-PERPETUAL": "SOL-USD-PERP"},
     ),
     "alpaca": (ALPACA_SUBSCRIBE, alpaca_trades, ("S", "i", "s"), {"AAPL": "AAPL", "SPY": "SPY"}),
+    "polygon": (
+        [{"action": "auth", "params": "k"}, {"action": "subscribe", "params": "T.AAPL,T.SPY,Q.SPY"}],
+        polygon_trades, ("sym", "i", "s"), {"AAPL": "AAPL", "SPY": "SPY"},
+    ),
 }  # fmt: skip
 
 

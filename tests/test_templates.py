@@ -183,6 +183,51 @@ def coins(i: int, time: Callable[[int], Any]) -> list[dict[str, Any]]:
     return [{**trade, "tks": "BS"[i % 2]}, quote] * (1 + i % 3)
 
 
+def massive(messages: Callable[[int], list[dict[str, Any]]]) -> Callable[[int], bytes]:
+    return lambda i: msgspec.json.encode(messages(i))
+
+
+def massive_stocks(i: int) -> list[dict[str, Any]]:
+    """As sent in 2026 and in 2024, as documented; a symbol that is halted for a while."""
+    symbol, t = ("AAPL", "BRK.B")[i % 2], START * 1000 + i
+    codes: dict[str, Any] = {"c": ([14, 37], [2], [30], [999])[i // 4 % 4 if i % 16 else 0]} if i % 3 else {}
+    trade = {"ev": "T", "sym": symbol, "i": str(40161 + i), "x": 4 + i % 8, "p": 225.63, "s": 129, **codes, "t": t}
+    rest = {"pt": t - 1, "q": 9059424 + i, "z": 1 + i % 3}
+    trf = {"trfi": 201 + i % 3, "trft": t} if i % 2 == 0 and trade["x"] == 4 else {}
+    quote = {"ev": "Q", "sym": symbol, **({"i": [604]}, {"c": 1}, {})[i % 3]}
+    quote |= {"bx": 10, "ax": 15, "bp": 225.62, "ap": 225.64 + i % 3, "bs": 100, "as": 500, "t": t}
+    bar = {"ev": ("A", "AM")[i % 2], "sym": symbol, "v": 4989, "av": 4332125, "op": 75.98, "vw": 78.0894, "o": 78.1}
+    bar |= {"c": 78.08, "h": 78.125, "l": 78.07, "a": 76.8404, "z": 62, "s": t, "e": t + 1000}
+    if i % 80 in (9, 39):
+        return [{"ev": "LULD", "T": "AAPL", "h": 492.9, "l": 446, "i": [17 + i % 80 // 39], "z": 3, "t": t, "q": 5}]
+    if i % 150 == 55:
+        return [{"ev": "status", "status": "connected", "message": "Connected Successfully"}]
+    match i % 4:
+        case 0:
+            return [{**trade, **rest, **trf, "ds": "129.5"}] * (1 + i % 3)
+        case 1:
+            return [{**trade, "q": 9059424 + i, "z": 3, **trf}, {**quote, "q": i, "z": 3}]
+        case 2:
+            return [{**quote, "pt": t, "q": i, "z": 3}, {**bar, "dv": "4989.0", "dav": "4332125.038360"}]
+    documented = {name: trade[name] for name in ("ev", "sym", "x", "i")} | {"z": 3, "p": 114.125, "s": 100, "c": [12]}
+    return [{**documented, "t": t, "q": 3681328}, bar]
+
+
+def massive_options(i: int) -> list[dict[str, Any]]:
+    symbol, t = ("O:AMC210827C00037000", "O:SPY241220P00720000")[i % 2], START * 1000 + i
+    trade = {"ev": "T", "sym": symbol, "x": 65, "p": 1.54, "s": 1, "c": [(209, 233, 201)[i % 3]], "t": t, "q": 6519 + i}
+    quote = {"ev": "Q", "sym": symbol, "bx": 302, "ax": 302, "bp": 9.71, "ap": 9.81, "bs": 17, "as": 24, "t": t, "q": i}
+    return [trade, quote] if i % 3 else [quote]
+
+
+def massive_coins(i: int) -> list[dict[str, Any]]:
+    number: Any = (14272084 + i, str(14272084 + i))[i % 2] if i % 30 else "1b254a48-7258-4465-8215-2610ccf9ab21"
+    trade = {"ev": "XT", "pair": "BTC-USD", "p": 33021.9, "t": START * 1000 + i, "s": 0.01616617, "c": [1 + i % 2]}
+    quote = {"ev": "XQ", "pair": "CHZ-USD", **({"lp": 0, "ls": 0} if i % 4 else {}), "bp": 0.0771, "bs": 41650.4}
+    quote |= {"ap": 0.0773, "as": 142883.4, "t": START * 1000 + i, "x": 1 + i % 3, "r": START * 1000 + i}
+    return [{**trade, "i": number, "x": 3, "r": START * 1000 + i}, quote]
+
+
 def as_json(messages: Callable[..., Any]) -> Callable[[int], bytes]:
     return lambda i: msgspec.json.encode(messages(i, lambda i: rfc3339(i, i % 10) if i % 10 else rfc3339(i)))
 
@@ -208,8 +253,9 @@ class Case:
 
     @property
     def spec(self) -> FeedSpec:
-        symbols = {"alpaca": ("*",), "binance": ("BTC-USDT",)}.get(self.provider, ("BTC-USD",))
-        return FeedSpec(name="f", provider=self.provider, symbols=symbols, options=self.options)
+        symbols = {"alpaca": ("*",), "polygon": ("*",), "binance": ("BTC-USDT",)}.get(self.provider, ("BTC-USD",))
+        channels = ("trades",) if self.provider == "polygon" else ("trades", "quotes")
+        return FeedSpec(name="f", provider=self.provider, symbols=symbols, options=self.options, channels=channels)
 
 
 CASES = {
@@ -223,6 +269,9 @@ CASES = {
     "alpaca-msgpack": Case("alpaca", {"format": "msgpack"}, as_packed(shares), 0.45, BINARY),
     "alpaca-crypto-json": Case("alpaca", {"feed": "crypto", "format": "json"}, as_json(coins), 0.98),
     "alpaca-crypto-msgpack": Case("alpaca", {"feed": "crypto", "format": "msgpack"}, as_packed(coins), 0.98, BINARY),
+    "polygon-stocks": Case("polygon", {}, massive(massive_stocks), 0.6),
+    "polygon-options": Case("polygon", {"cluster": "options"}, massive(massive_options), 0.98),
+    "polygon-crypto": Case("polygon", {"cluster": "crypto"}, massive(massive_coins), 0.9),
 }
 every = pytest.mark.parametrize("name", CASES)
 
@@ -453,6 +502,9 @@ def simulated(key: str, headers: dict[str, str], symbols: tuple[str, ...] | None
         ("alpaca", "alpaca", {"format": "json"}, None),
         ("alpaca", "alpaca", {"format": "msgpack"}, None),
         ("alpaca", "alpaca", {"format": "msgpack", "feed": "crypto"}, ("BTC-USD", "ETH-USD")),
+        ("polygon", "polygon", {}, None),
+        ("polygon", "polygon", {"cluster": "options"}, ("AAPL  251219C00150000", "SPY   251219P00700000")),
+        ("polygon", "polygon", {"cluster": "crypto"}, ("BTC-USD", "ETH-USD")),
     ],
 )
 def test_simulated_frames_match_and_give_the_decoders_rows(

@@ -26,6 +26,7 @@ from recorder.values.tables import (
     STATUSES,
     TABLES,
     TRADES,
+    VALUATIONS,
 )
 
 BATCH_ROWS_INITIAL = 8192  # one burst of 20 ms at 400 k rows/s before the first growth
@@ -296,6 +297,7 @@ class Scope:
         self.statuses = out.batches[STATUSES.name]
         self.options = out.batches[OPTIONS_CHAIN.name]
         self.actions = out.batches[CORPORATE_ACTIONS.name]
+        self.valuations = out.batches[VALUATIONS.name]
         self.text = out.texts.id
         self.feed_id = out.texts.id(feed)
         self.position = 0  # of the frame being decoded: just past it

@@ -74,7 +74,8 @@ POLYGON_LETTERS: dict[int, str] = {
     0: "@", 1: "A", 2: "W", 3: "E", 4: "B", 5: "G", 7: "C", 8: "6", 9: "X", 10: "4", 11: "D", 12: "T", 13: "U", 14: "F",
     15: "M", 16: "Q", 17: "O", 18: "5", 19: "6", 20: "N", 21: "H", 22: "P", 23: "K", 24: "K", 25: "O", 27: "1",
     28: "5", 29: "R", 30: "L", 31: "L", 32: "Z", 33: "Z", 34: "S", 36: "Y", 37: "I", 38: "9", 41: "", 52: "V", 53: "7",
-    **dict.fromkeys((55, 57, 58, 59, 60, *range(62, 72)), ""),
+    # 6 is CAP election, for which CTA once used I: an odd lot today
+    **dict.fromkeys((6, 35, 55, 57, 58, 59, 60, *range(62, 72)), ""),
 }  # fmt: skip
 # `correction` of Polygon's trades from history: superseded, in error or cancelled, or a record of that; and the print
 # that replaces one. Absent or 0: a trade like others. Not verified.

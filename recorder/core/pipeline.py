@@ -47,11 +47,12 @@ from recorder.values.tables import (
     REJECTED,
     STATUSES,
     TRADES,
+    VALUATIONS,
 )
 
 HELD_BACK = (TRADES.name, QUOTES.name)  # the tables with many rows a second
 # The tables of the channels that kernels do not count, and what these are called.
-CHANNELS_BESIDE = {BARS.name: "bars", STATUSES.name: "statuses"}
+CHANNELS_BESIDE = {BARS.name: "bars", STATUSES.name: "statuses", VALUATIONS.name: "valuations"}
 HELD_ROWS_MAX = 1024  # more in one ts_event are an auction or a snapshot: not worth a window's delay
 
 NO_RULES = (IDS_OPAQUE, 0, *[BY_NOTHING] * len(CHANNELS))  # of a series that no feed declared

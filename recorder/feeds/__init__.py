@@ -20,6 +20,7 @@ _CLASSES = {  # provider, which is the name of its module, → class
     "etrade": "Etrade",
     "kraken": "Kraken",
     "okx": "Okx",
+    "polygon": "Polygon",
 }
 
 _ACTIONS = {  # provider of corporate actions, which is the name of its module under actions/, → class

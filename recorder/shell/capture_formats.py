@@ -69,6 +69,12 @@ _HOSTS: dict[str, tuple[str, dict[str, str]]] = {
     "ws.okx.com": ("okx", {"trades": "aggregated"}),  # single trades are served by the same host under a path
     "ws.okx.com/ws/v5/business": ("okx", {}),
 }
+_HOSTS |= {
+    f"{host}.{company}/{cluster}": ("polygon", {"cluster": cluster})
+    for host in ("socket", "delayed")
+    for company in ("massive.com", "polygon.io")
+    for cluster in ("stocks", "options", "crypto")
+}
 _PREFIXES = {"spot_": "spot", "usdm_": "usdm", "cm_": "coinm"}  # of hftbacktest file names
 _PLAIN = {
     ("binance", "market"): "spot",

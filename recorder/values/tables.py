@@ -197,6 +197,20 @@ CORPORATE_ACTIONS = Table(
     ),
 )
 
+VALUATIONS = Table(
+    "valuations",
+    "a value that a provider computed for a symbol: nobody traded at it",
+    partition="DAY",
+    dedup=("ts_event", "symbol", "feed", "kind"),
+    columns=(
+        Column("ts_event", TIMESTAMP, "provider's time"),
+        Column("ts_recv", TIMESTAMP, "when its bytes arrived here"),
+        series(),
+        Column("kind", symbol(64), "fmv: fair market value by Massive"),
+        Column("value", DOUBLE, "in the currency of the symbol's price"),
+    ),
+)
+
 GAPS = Table(
     "gaps",
     "something missing",
@@ -312,8 +326,8 @@ QUALITY_EVENTS = Table(
 TABLES = {
     t.name: t
     for t in (
-        TRADES, QUOTES, BARS, STATUSES, OPTIONS_CHAIN, CORPORATE_ACTIONS, GAPS, FEED_EVENTS, REJECTED, COVERAGE,
-        LATENCY, QUALITY_EVENTS,
+        TRADES, QUOTES, BARS, STATUSES, OPTIONS_CHAIN, CORPORATE_ACTIONS, VALUATIONS, GAPS, FEED_EVENTS, REJECTED,
+        COVERAGE, LATENCY, QUALITY_EVENTS,
     )
 }  # fmt: skip
 

@@ -23,7 +23,7 @@ BASE = 1_790_000_000 * 10**9
 ELAPSED_NS, STEP_NS = 10_000_000, 400_000_000
 TOTAL = 2600  # three pages of 1000
 DEADLINE_S = 30
-KEYS = {"APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": "s"}
+KEYS = {"APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": "s", "POLYGON_API_KEY": "k"}
 # simulated provider, provider, options, symbol, what a time is cut down to in the stream
 CASES: dict[str, tuple[str, str, dict[str, str], str, int]] = {
     "coinbase-exchange": ("coinbase", "coinbase", {}, "BTC-USD", 1_000),
@@ -37,6 +37,9 @@ CASES: dict[str, tuple[str, str, dict[str, str], str, int]] = {
     "deribit": ("deribit", "deribit", {}, "BTC-USD-PERP", 1_000_000),
     "alpaca-stocks": ("alpaca", "alpaca", {"feed": "iex"}, "AAPL", 1),
     "alpaca-crypto": ("alpaca", "alpaca", {"feed": "crypto"}, "BTC-USD", 1),
+    "polygon-stocks": ("polygon", "polygon", {}, "AAPL", 1_000_000),
+    "polygon-options": ("polygon", "polygon", {"cluster": "options"}, "AAPL  251219C00150000", 1_000_000),
+    "polygon-crypto": ("polygon", "polygon", {"cluster": "crypto"}, "BTC-USD", 1_000_000),
 }
 
 
@@ -67,10 +70,13 @@ class Exchange:
     def happened(self, kind: int = TRADE) -> list[dict[str, Any]]:
         """Rows that a feed should give for what happened, by this test's own arithmetic."""
         events = np.concatenate(self.events)
-        digits = 1 if self.symbol == "AAPL" else 10**6
+        digits = 10**6 if "-" in self.symbol else 1
         rows = events[events[:, KIND] == kind].tolist()
         if kind == QUOTE:
-            return [{"ts_event": row[TS], "bid": row[PRICE] / 100, "bid_size": row[SIZE] / digits} for row in rows]
+            return [
+                {"ts_event": row[TS] // self.unit * self.unit, "bid": row[PRICE] / 100, "bid_size": row[SIZE] / digits}
+                for row in rows
+            ]
         return [
             {
                 "ts_event": row[TS] // self.unit * self.unit, "trade_id": row[ID], "price": row[PRICE] / 100,

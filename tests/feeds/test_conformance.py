@@ -63,6 +63,8 @@ def channels_for(name: str, options: dict[str, str]) -> tuple[str, ...]:
 
 def symbols_for(name: str, options: dict[str, str], count: int) -> tuple[str, ...]:
     """So many symbols that the provider could have."""
+    if name == "polygon" and options.get("cluster") == "options":
+        return tuple(f"AB251219C{i:08d}" for i in range(count))
     stocks = name in STOCKS and options.get("feed") != "crypto"
     suffix = "" if stocks else "-USDT" if name == "binance" else "-USD"
     return tuple(f"A{'BCDEFGHIJK'[i % 10]}{i}{suffix}" for i in range(count))

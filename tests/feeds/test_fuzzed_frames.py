@@ -102,6 +102,30 @@ CASES: dict[tuple[str, str], tuple[bytes, ...]] = {
         b'1767200040000,"open":87490.0,"high":87500.0,"low":87465.0,"close":87474.0,"volume":0.95,"cost":83970.0}}}',
         b'{"jsonrpc":"2.0","method":"heartbeat","params":{"type":"test_request"}}',
     ),
+    ("polygon", "stocks"): (
+        b'[{"ev":"T","sym":"NVDA","i":"40161","x":4,"p":225.63,"s":129,"c":[14,37],"t":1786649956459,"pt":1786649956458,'
+        b'"q":9059424,"z":3,"trfi":202,"trft":1786649956459,"ds":"129.0"}]',
+        b'[{"ev":"Q","sym":"NVDA","i":[604],"bx":10,"ax":15,"bp":225.62,"ap":225.64,"bs":100,"as":500,"t":1786649956446,'
+        b'"pt":1786649956446,"q":106078192,"z":3}]',
+        b'[{"ev":"A","sym":"FCX","v":4989,"av":4332125,"op":75.98,"vw":78.0894,"o":78.1,"c":78.08,"h":78.125,"l":78.07,'
+        b'"a":76.8404,"z":62,"s":1788877043000,"e":1788877044000,"dv":"4989.0","dav":"4332125.038360"}]',
+        b'[{"ev":"LULD","T":"MSFT","h":492.99,"l":446.04,"i":[16],"z":3,"t":1764086430905642800,"q":5925769}]',
+        b'[{"ev":"FMV","fmv":189.22,"sym":"AAPL","t":1678220098130}]',
+        b'[{"ev":"status","status":"success","message":"subscribed to: T.AAPL"}]',
+    ),
+    ("polygon", "options"): (
+        b'[{"ev":"T","sym":"O:AMC210827C00037000","x":65,"p":1.54,"s":1,"c":[233],"t":1629820676333,"q":651921857}]',
+        b'[{"ev":"Q","sym":"O:SPY241220P00720000","bx":302,"ax":302,"bp":9.71,"ap":9.81,"bs":17,"as":24,'
+        b'"t":1644506128351,"q":844090872}]',
+    ),
+    ("polygon", "crypto"): (
+        b'[{"ev":"XT","pair":"BTC-USD","p":43575.6,"t":1706649628023,"s":4.522e-05,"c":[2],"i":'
+        b'"1b254a48-7258-4465-8215-2610ccf9ab21","x":23,"r":1706649628068}]',
+        b'[{"ev":"XQ","pair":"CHZ-USD","lp":0,"ls":0,"bp":0.0771,"bs":41650.4,"ap":0.0773,"as":142883.4,'
+        b'"t":1690409119847,"x":1,"r":1690409119856}]',
+        b'[{"ev":"XA","pair":"BTC-USD","v":725.09209352,"vw":9114.502,"z":0.65,"o":9111.14,"c":9134.3,"h":9134.7,'
+        b'"l":9106.5,"s":1594917720000,"e":1594917780000}]',
+    ),
     ("kraken", "v1"): (
         b'[993,[["354.04000000","0.28245396","1618678150.826417","s","m",""],'
         b'["353.81000000","1.71754604","1618678150.827816","b","m",""]],"trade","XMR/USD"]',
@@ -113,7 +137,7 @@ CASES: dict[tuple[str, str], tuple[bytes, ...]] = {
 
 def option_of(provider: str, api: str) -> dict[str, str]:
     """The option that tells a provider's streams apart."""
-    return {{"okx": "trades", "bybit": "market"}.get(provider, "api"): api}
+    return {{"okx": "trades", "bybit": "market", "polygon": "cluster"}.get(provider, "api"): api}
 
 
 @pytest.mark.parametrize(("provider", "api"), CASES)

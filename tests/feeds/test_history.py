@@ -19,7 +19,8 @@ from recorder.shell.simulator.truth import VenueTruth
 from recorder.values.feed import HistoryRequest, HttpRequest
 from recorder.values.tables import BACKFILLED
 
-BY_ID = [name for name in CASES if not name.startswith("alpaca")]
+BY_ID = [name for name in CASES if not name.startswith(("alpaca", "polygon"))]
+SIDELESS = ("alpaca-stocks", "polygon-stocks", "polygon-options")
 every = pytest.mark.parametrize("case", list(CASES))
 
 
@@ -71,8 +72,8 @@ def test_history_gives_the_trades_asked_for_and_no_other_and_none_twice(run: Any
         wanted = [row for row in expected if request.start <= row["ts_event"] <= request.end]
         if ids:
             wanted = expected[2 : TOTAL - 29]
-        found = [{"side": None, **row} if case == "alpaca-stocks" else row for row in rows]
-        if case == "alpaca-stocks":  # knows no side
+        found = [{"side": None, **row} if case in SIDELESS else row for row in rows]
+        if case in SIDELESS:  # knows no side
             wanted = [row | {"side": None} for row in wanted]
         assert facts(found) == facts(wanted)
         assert {row["flags"] for row in rows} == {BACKFILLED}
@@ -100,7 +101,7 @@ def test_a_single_trade_is_found(run: Any, case: str) -> None:
     run(Exchange(case), test)
 
 
-@pytest.mark.parametrize("case", ["alpaca-stocks", "alpaca-crypto"])
+@pytest.mark.parametrize("case", ["alpaca-stocks", "alpaca-crypto", "polygon-stocks", "polygon-options"])
 def test_quotes_are_remembered_where_the_provider_sells_them(run: Any, case: str) -> None:
     async def test(exchange: Exchange) -> None:
         await exchange.trade()
@@ -108,7 +109,9 @@ def test_quotes_are_remembered_where_the_provider_sells_them(run: Any, case: str
         request = HistoryRequest(exchange.symbol, "quotes", expected[3]["ts_event"], expected[-3]["ts_event"])
         rows = await exchange.fetch(request, "quotes")
         names = ("ts_event", "bid", "bid_size")
-        assert [[row[name] for name in names] for row in rows] == [[r[name] for name in names] for r in expected[3:-2]]
+        first, last = request.start, request.end
+        wanted = [row for row in expected if first <= row["ts_event"] <= last]
+        assert [[row[name] for name in names] for row in rows] == [[r[name] for name in names] for r in wanted]
 
     run(Exchange(case), test)
 
@@ -181,6 +184,7 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("alpaca-crypto", "/v1beta3/crypto/us/trades?symbols=BTC/USD&limit=10001", 400, "limit"),
     ("alpaca-crypto", "/v1beta3/crypto/us/trades?symbols=BTC/USD&start=yesterday", 400, "start"),
     ("alpaca-crypto", "/v1beta3/crypto/us/trades?symbols=BTC/USD&page_token=%25", 400, "page_token"),
+    ("polygon-stocks", "/v3/trades/AAPL", 401, "Unknown API Key"),
 ]
 
 

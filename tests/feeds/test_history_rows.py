@@ -82,6 +82,24 @@ PAIRED: dict[str, tuple[bytes, bytes]] = {
         b'{"trades":{"BTC/USD":[{"t":"2024-03-12T10:27:48.858228144Z","p":47.299,"s":29.205707815,"tks":"S",'
         b'"i":3447222699101865076}]},"next_page_token":null}',
     ),
+    "polygon-stocks": (
+        b'[{"ev":"T","sym":"AAPL","i":"40161","x":4,"p":225.63,"s":0,"c":[37],"t":1786649956459,"pt":1786649956458,'
+        b'"q":9059424,"z":3,"trfi":202,"trft":1786649956459,"ds":"0.740474"}]',
+        b'{"results":[{"conditions":[37],"exchange":4,"id":"40161","participant_timestamp":1786649956458123456,"price":'
+        b'225.63,"sequence_number":9059424,"sip_timestamp":1786649956459987654,"size":0,"decimal_size":"0.740474",'
+        b'"tape":3,"trf_id":202,"trf_timestamp":1786649956459000001}],"status":"OK"}',
+    ),
+    "polygon-options": (
+        b'[{"ev":"T","sym":"O:AAPL251219C00150000","x":65,"p":1.54,"s":1,"c":[233],"t":1629820676333,"q":651921857}]',
+        b'{"results":[{"conditions":[233],"exchange":65,"participant_timestamp":1629820676332000001,"price":1.54,'
+        b'"sequence_number":651921857,"sip_timestamp":1629820676333999999,"size":1,"id":"17"}],"status":"DELAYED"}',
+    ),
+    "polygon-crypto": (
+        b'[{"ev":"XT","pair":"BTC-USD","p":43575.6,"t":1706649628023,"s":4.522e-05,"c":[2],"i":'
+        b'"1b254a48-7258-4465-8215-2610ccf9ab21","x":23,"r":1706649628068}]',
+        b'{"results":[{"conditions":[2],"exchange":23,"id":"1b254a48-7258-4465-8215-2610ccf9ab21",'
+        b'"participant_timestamp":1706649628023000000,"price":43575.6,"size":4.522e-05}],"status":"OK"}',
+    ),
 }
 
 
@@ -159,6 +177,8 @@ feeds = pytest.mark.parametrize(
 
 def request_of(feed: Feed, name: str, options: dict[str, str]) -> HistoryRequest:
     symbol = "AAPL" if name == "alpaca" and options.get("feed") != "crypto" else "BTC-USD"
+    if name == "polygon" and options.get("cluster") == "options":
+        symbol = "AAPL  251219C00150000"
     if name == "binance":
         symbol = {"usdm": "BTC-USDT-PERP", "coinm": "BTC-USD-PERP"}.get(options.get("market", ""), "BTC-USDT")
     channel = feed.capability().history_channels[0]
@@ -216,6 +236,9 @@ PAGES = (
     b'{"jsonrpc":"2.0","error":{"code":10028,"message":"too_many_requests"}}',
     b'{"jsonrpc":"2.0","result":{"trades":[{"timestamp":1767225600000,"price":1.5,"amount":2,"direction":"buy",'
     b'"instrument_name":"BTC-PERPETUAL","trade_seq":7,"trade_id":"7"}],"has_more":true}}',
+    b'{"results":[{"price":1.5,"size":2,"exchange":4,"id":"7","sip_timestamp":1767225600000000000,"sequence_number":7,'
+    b'"tape":3}],"status":"OK","next_url":"https://api.massive.com/v3/trades/X?cursor=x"}',
+    b'{"status":"NOT_AUTHORIZED","request_id":"a","message":"You are not entitled to this data."}',
     b'{"message":"NotFound"}', b'{"code":-1121,"msg":"Invalid symbol."}', *ANYTHING,
 )  # fmt: skip
 JSON = st.recursive(
@@ -266,7 +289,7 @@ def _next(pages: Any, body: bytes) -> HttpRequest | None:
 def test_a_page_that_repeats_itself_ends_the_search(case: str) -> None:
     exchange = Exchange(case)
     feed = make(FeedSpec(name="f", provider=exchange.provider, options=exchange.options, channels=("trades",)), KEYS)
-    for page in (*PAGES[:7], PAGES[12]):
+    for page in (*PAGES[:7], PAGES[12], PAGES[13]):
         # As often as makes a full page; its own copies of one trade, and of Alpaca its own token.
         body = re.sub(rb"\[(\{.*?\}|\[\".*?\])\]", lambda m: b"[" + b",".join([m[1]] * 1000) + b"]", page, count=1)
         body = body.replace(b'"next_page_token":null', b'"next_page_token":"x"')

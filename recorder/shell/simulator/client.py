@@ -168,8 +168,10 @@ class Client:
             await asyncio.sleep(SLOW_STEP_S)
 
     def close(self, code: int, reason: str) -> None:
-        """Say goodbye with a close frame."""
-        if self._closing is None:
+        """Say goodbye with a close frame; code 0: end the connection without one, after what was said."""
+        if not code:
+            self.ws.transport.close()
+        elif self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self.ws.close(code, reason))
 
     def cut(self) -> None:

@@ -32,6 +32,7 @@ LIMITS: Mapping[str, tuple[int, int]] = {
     "bybit-inverse": (600, 5),
     "deribit": (100, 5),
     "alpaca": (200, 60),
+    "polygon": (100, 1),
 }
 SECOND_NS = 1_000_000_000
 
@@ -98,7 +99,7 @@ class Rest:
     def happened(self, events: np.ndarray) -> None:
         """Remember events, delivered or not; quotes only where the provider sells their history."""
         self.trades.add(events)
-        if self._venue.key == "alpaca":
+        if self._venue.key in ("alpaca", "polygon"):
             self.quotes.add(events)
 
     def answer(self, path: str, headers: Mapping[str, str]) -> Answer:

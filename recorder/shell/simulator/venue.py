@@ -33,7 +33,7 @@ MESSAGE_BYTES_MAX = 1 << 20  # from a client; the largest real subscriptions sta
 
 @dataclass(frozen=True)
 class Close:
-    """Close the connection, as the provider would."""
+    """Close the connection, as the provider would; code 0: without a closing handshake."""
 
     code: int
     reason: str

@@ -15,9 +15,12 @@ from recorder.shell.simulator.coinbase import Advanced, Exchange
 from recorder.shell.simulator.deribit import LIMITED, Deribit, last_trades
 from recorder.shell.simulator.kraken import Kraken
 from recorder.shell.simulator.okx import Okx, okx_page
+from recorder.shell.simulator.polygon import Polygon, cluster_of
+from recorder.shell.simulator.polygon_pages import polygon
 from recorder.shell.simulator.rest import Answer, Rest
 from recorder.shell.simulator.venue import Conversation, Venue
 from recorder.values.feed import FeedSpec
+from recorder.values.occ import parse
 from recorder.values.symbols import binance_name, bybit_name, okx_name, pair_with
 
 CONVERSATIONS: dict[str, type[Conversation]] = {
@@ -34,6 +37,7 @@ CONVERSATIONS: dict[str, type[Conversation]] = {
     "okx": Okx,
     "deribit": Deribit,
     "alpaca": Alpaca,
+    "polygon": Polygon,
 }
 _COINS = ("BTC", "ETH", "SOL", "XRP", "DOGE", "ADA", "LTC", "LINK", "AVAX", "DOT")
 _ENDINGS = {  # of their symbols, where these are not spot in dollars
@@ -41,6 +45,7 @@ _ENDINGS = {  # of their symbols, where these are not spot in dollars
     "bybit": "-USDT", "bybit-linear": "-USDT-PERP", "bybit-inverse": "-USD-PERP",
     "deribit": "-USD-PERP",
 }  # fmt: skip
+_SHARES = ("alpaca", "polygon")  # providers of stocks first of all
 _STOCKS = ("SPY", "NVDA", "TSLA", "AAPL", "AMD", "MSFT", "AMZN", "QQQ", "META", "GOOGL")
 
 
@@ -59,7 +64,7 @@ def venue_key(spec: FeedSpec) -> str:
 
 def default_symbols(key: str) -> tuple[str, ...]:
     """Ten canonical symbols that the provider really has."""
-    if key == "alpaca":
+    if key in _SHARES:
         return _STOCKS
     return tuple(coin + _ENDINGS.get(key, "-USD") for coin in _COINS)
 
@@ -79,6 +84,8 @@ def _spelled(key: str, symbol: str) -> str:
         return bybit_name(
             symbol, "linear" if key == "bybit-linear" else "inverse" if key == "bybit-inverse" else "spot"
         )
+    if key == "polygon" and len(symbol) >= 16:
+        return f"O:{parse(symbol).compact}"
     if key == "kraken" or (key == "alpaca" and "-" in symbol):
         return pair_with("/", symbol)
     return symbol.replace(" ", "") if key == "alpaca" else symbol
@@ -87,7 +94,7 @@ def _spelled(key: str, symbol: str) -> str:
 def make_venue(key: str, symbols: Sequence[str] | None, now: Callable[[], int], rules: dict[str, object]) -> Venue:
     """A provider with these canonical symbols; None: ten of its own; empty: it plays a recording and knows none."""
     chosen = default_symbols(key) if symbols is None else tuple(symbols)
-    shares = key == "alpaca" and not any("-" in symbol for symbol in chosen)
+    shares = key in _SHARES and not any("-" in symbol for symbol in chosen)
     names = tuple(_spelled(key, symbol) for symbol in chosen)
     return Venue(key, chosen, names, 0 if shares else 6, now, rules, playing=symbols is not None and not chosen)
 
@@ -96,8 +103,10 @@ def default_path(venue: Venue) -> str:
     """Path of the provider's own stream, after the provider's name."""
     if venue.key.startswith("binance"):
         return "/stream"
-    if venue.key != "alpaca":
+    if venue.key not in _SHARES:
         return ""
+    if venue.key == "polygon":
+        return f"/{cluster_of(venue)}"
     if venue.symbols and "-" in venue.symbols[0]:
         return "/v1beta3/crypto/us"
     return "/v1beta1/opra" if venue.symbols and len(venue.symbols[0]) >= 16 else "/v2/iex"
@@ -117,6 +126,8 @@ def make_rest(venue: Venue) -> Rest:
         return Rest(venue, recent_trades, BYBIT_LIMITED)
     if venue.key == "alpaca":
         return Rest(venue, bars.beside(alpaca), Answer(429, {"message": "too many requests."}))
+    if venue.key == "polygon":
+        return Rest(venue, polygon, Answer(429, {"status": "ERROR", "error": "You've exceeded the maximum requests"}))
     if venue.key == "bitstamp":
         limited = {"status": "error", "reason": "Request rejected due to exceeded rate limit.", "code": "400.002"}
         return Rest(venue, bars.beside(transactions), Answer(400, limited))
