@@ -12,6 +12,7 @@ from typing import Any
 
 from recorder.commands.feed_runs import FeedRun, FeedRuns, check_feeds
 from recorder.commands.load import make_sink, migrate_to, refresh_views
+from recorder.commands.renames import Renames
 from recorder.core import encode, frames, histogram, latency, observations, websocket_frames
 from recorder.core.observations import NO_SOURCE
 from recorder.core.pipeline import Pipeline
@@ -66,6 +67,7 @@ class Recording:
         self.started = time.time_ns()
         self.watch = Watch(self, config, log)
         self._runs = FeedRuns(self, schedule_for, env)
+        self._renames = Renames(config, self._runs.set, lambda: self.database_state == "ready", log)
         self._tasks: set[asyncio.Task[None]] = set()
         self._rows_lost: tuple[str, str] | None = None  # table, and how it was seen: to be sent again
 
@@ -102,15 +104,19 @@ class Recording:
         self.repairer = Repairer(self.config.repair, self.journal, self.engine, self._runs.historians, self.log)
         self._spawn(self.repairer.run())
         self.set_feeds(self.config.feeds)
+        self._spawn(self._renames.keep())
 
     @property
     def feeds(self) -> dict[str, FeedRun]:
         """Every configured feed by name."""
         return self._runs.runs
 
-    def set_feeds(self, specs: tuple[FeedSpec, ...]) -> None:
-        """Start what is new, stop what is gone or changed, leave the others alone. Raises ConfigError."""
-        self._runs.set(specs)
+    def set_feeds(self, specs: tuple[FeedSpec, ...], written: int | None = None) -> None:
+        """Start what is new, stop what is gone or changed, leave the others alone. Raises ConfigError.
+
+        written  when the configuration was, ns, if it is another: symbols renamed since go by their new names
+        """
+        self._renames.set(specs, self.config.written if written is None else written)
 
     def observe(self, table: Table, rows: Iterable[Sequence[Any]]) -> None:
         """Record rows of our own, by the journal like everything else; while the disk is full they are dropped."""

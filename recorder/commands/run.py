@@ -105,7 +105,7 @@ def _reload(args: argparse.Namespace, before: Config, recording: Any, log: Any) 
         config = load_config(args.config)
         if not config.feeds:
             raise ConfigError(f"{config.source}: no [[feeds]] is enabled")
-        recording.set_feeds(config.feeds)
+        recording.set_feeds(config.feeds, config.written)
     except ConfigError as error:
         log.error("config.rejected", reason=str(error), action="the configuration before stays in force")
         return before

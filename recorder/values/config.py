@@ -125,6 +125,7 @@ class Config(Struct, frozen=True, kw_only=True):
     login: LoginConfig = LoginConfig()
     feeds: tuple[FeedSpec, ...] = ()
     source: str = ""  # the file it was read from, for messages
+    written: int = 0  # when that file was changed last, ns; 0: there is none
 
 
 SECTIONS: dict[str, type[Section]] = {
@@ -149,11 +150,12 @@ def load(
     Raises ConfigError with one line for each problem found.
     """
     try:
-        document = tomllib.loads(path.read_bytes().decode())
+        written, document = path.stat().st_mtime_ns, tomllib.loads(path.read_bytes().decode())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{path.name}: cannot be read: {reason}; the file is {path.absolute()}") from error
-    return build(document, env, providers, base=base or path.absolute().parent, source=path.name)
+    config = build(document, env, providers, base=base or path.absolute().parent, source=path.name)
+    return msgspec.structs.replace(config, written=written)
 
 
 def build(
