@@ -17,6 +17,7 @@ FEEDS_MAY_IMPORT = (
     "recorder.core.templates",
     "recorder.core.text_time",
     "recorder.core.eligibility",
+    "recorder.core.event_stream",
 )
 # The registry knows every feed; it is the one place that does.
 REGISTRY = ROOT / "feeds" / "__init__.py"

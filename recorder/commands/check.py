@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from recorder.values.config import Config, credentials
+from recorder.values.config import Config, credentials, wanted_credentials
 from recorder.values.errors import RecorderError
 from recorder.values.feed import SECOND
 
@@ -103,14 +103,15 @@ def _keys(config: Config) -> Iterator[Finding]:
 
     for spec in config.feeds:
         info = PROVIDERS[spec.provider]
-        if not info.credentials:
+        needed = wanted_credentials(info, spec)
+        if not needed:
             continue
-        found = credentials(info, os.environ)
-        missing = [name for name in info.credentials if name not in found]
+        found = credentials(info, os.environ, spec)
+        missing = [name for name in needed if name not in found]
         if missing:
             yield Finding("keys", WARNING, f"{spec.name}: {' and '.join(missing)} not set; this feed would be skipped")
         else:
-            yield Finding("keys", OK, f"{spec.name}: {' and '.join(info.credentials)} set")
+            yield Finding("keys", OK, f"{spec.name}: {' and '.join(needed)} set")
         if info.login is not None and not missing:
             good, words = state(spec, found, config)
             yield Finding("login", OK if good else WARNING, f"{spec.name}: {words}")
@@ -273,9 +274,12 @@ def _network(config: Config) -> Iterator[Finding]:
     for spec in config.feeds:
         try:
             info = PROVIDERS[spec.provider]
-            url = urlsplit(_address(make(spec, dict.fromkeys(info.credentials, "-"))))
+            feed = make(spec, dict.fromkeys(info.credentials, "-"))
         except RecorderError:
             continue  # said under "configuration"
+        if feed.capability().transport == "files":
+            continue
+        url = urlsplit(_address(feed))
         secure = url.scheme in ("wss", "https")
         host, port = url.hostname or "", url.port or (443 if secure else 80)
         if (host, port) in seen:

@@ -17,10 +17,11 @@ from recorder.core.sharing import shared_anew
 from recorder.feeds import PROVIDERS, make
 from recorder.shell.connection import Connection
 from recorder.shell.disk import PAUSE_REASON
+from recorder.shell.folder import Folder
 from recorder.shell.login import Session
 from recorder.shell.pace import Pace
 from recorder.shell.poller import Poller
-from recorder.values.config import credentials
+from recorder.values.config import credentials, wanted_credentials
 from recorder.values.errors import ConfigError, RecorderError
 from recorder.values.feed import HOUR, SECOND, Feed, FeedSpec, Historian, Key
 from recorder.values.schedule import Closed, Open, Schedule
@@ -30,7 +31,8 @@ AUDIT_BACKLOG_BYTES = 4 << 20  # journalled and not decoded: below it what has c
 CALENDAR_NS = 12 * HOUR  # the calendar is asked again this often: exchanges close on short notice
 SLEEP_MAX_S = 3600.0  # the clock is looked at again at least this often: clocks are set, machines are suspended
 
-Tasks = dict[Connection | Poller, asyncio.Task[None]]
+Runner = Connection | Poller | Folder  # what records a share of a feed
+Tasks = dict[Runner, asyncio.Task[None]]
 
 
 @dataclass
@@ -40,7 +42,7 @@ class FeedRun:
     spec: FeedSpec
     schedule: Schedule | None = None  # known once the calendar was asked
     task: asyncio.Task[None] | None = None
-    connections: list[Connection | Poller] = field(default_factory=list)
+    connections: list[Runner] = field(default_factory=list)
     shards: list[FeedSpec] = field(default_factory=list)  # the connections that there shall be; none while closed
     reshape: asyncio.Event = field(default_factory=asyncio.Event)  # ``shards`` has other connections than there are
     waiting_until: int | None = None  # ns; None while open
@@ -94,7 +96,7 @@ class FeedRuns:
         """
         check_feeds(specs)
         wanted = {spec.name: spec for spec in specs}
-        keys = {name: credentials(PROVIDERS[spec.provider], self._env) for name, spec in wanted.items()}
+        keys = {name: credentials(PROVIDERS[spec.provider], self._env, spec) for name, spec in wanted.items()}
         for name, run in self.runs.items():
             if name in wanted and wanted[name] != run.spec and self._change_symbols(run, wanted[name], keys[name]):
                 self._log.info("feed.changed", feed=name, symbols=len(run.spec.symbols))
@@ -112,7 +114,8 @@ class FeedRuns:
             run = self.runs[name] = FeedRun(spec, previous=changed.get(name))
             if run.previous is not None:
                 self._log.info("feed.changed", feed=name, symbols=len(spec.symbols))
-            missing = [key for key in PROVIDERS[spec.provider].credentials if key not in keys[name]]
+            needed = wanted_credentials(PROVIDERS[spec.provider], spec)
+            missing = [key for key in needed if key not in keys[name]]
             if missing:
                 run.skipped = f"set {' and '.join(missing)} in the environment to record it"
                 self._log.warning("feed.skipped", feed=name, reason=run.skipped)
@@ -253,7 +256,7 @@ class FeedRuns:
             if shard.connection in there:
                 continue
             feed = made(shard)
-            connection: Connection | Poller
+            connection: Runner
             if feed.capability().transport == "poll":
                 pace = self._paces.setdefault(shard.provider, Pace())
                 login = f"{shard.provider} {environment_of(shard)} {shard.rest_url}"
@@ -261,6 +264,8 @@ class FeedRuns:
                     self._sessions[login] = session_of(shard, keys, self._recording.config.login.dir)
                 signer = self._sessions[login]
                 connection = Poller(shard, journal, wake, self._log, made, pace, observe, signer=signer)
+            elif feed.capability().transport == "files":
+                connection = Folder(shard, journal, wake, self._log, made, observe)
             else:
                 connection = Connection(
                     shard, feed, journal, wake, self._log, gate=gate, make_feed=made, observe=observe,
@@ -281,7 +286,7 @@ class FeedRuns:
             self._forget(run, surplus)
 
     @staticmethod
-    def _forget(run: FeedRun, gone: list[Connection | Poller]) -> None:
+    def _forget(run: FeedRun, gone: list[Runner]) -> None:
         """They have ended: keep their counts."""
         run.frames_before += sum(c.frames for c in gone)
         run.reconnects_before += sum(c.reconnects for c in gone)

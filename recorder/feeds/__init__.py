@@ -18,6 +18,7 @@ _CLASSES = {  # provider, which is the name of its module, → class
     "coinbase": "Coinbase",
     "deribit": "Deribit",
     "etrade": "Etrade",
+    "generic": "Generic",
     "kraken": "Kraken",
     "okx": "Okx",
     "polygon": "Polygon",

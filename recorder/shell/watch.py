@@ -104,7 +104,7 @@ class Watch:
         for name in [name for name in self._feeds if name not in self._recording.feeds]:
             del self._feeds[name]
         for name, run in list(self._recording.feeds.items()):
-            if any(connection.capability.transport == "poll" for connection in list(run.connections)):
+            if any(connection.capability.transport in ("poll", "files") for connection in list(run.connections)):
                 self._feeds.pop(name, None)  # silent between two answers, and judged by these: see shell/poller.py
                 continue
             if name not in self._feeds:

@@ -191,13 +191,24 @@ def _derived(config: Config) -> Config:
     return msgspec.structs.replace(config, questdb=questdb)
 
 
-def credentials(info: ProviderInfo, env: Mapping[str, str]) -> dict[str, str]:
+def wanted_credentials(info: ProviderInfo, spec: FeedSpec | None) -> tuple[str, ...]:
+    """Names of the variables that the feed needs: its provider's, and those that its own table names."""
+    try:
+        declared = msgspec.json.decode(spec.options.get(info.table, "{}")) if spec is not None else {}
+        named = tuple(declared["headers_from_environment"].values())
+    except (msgspec.DecodeError, TypeError, KeyError, AttributeError):
+        named = ()
+    return (*info.credentials, *(name for name in named if isinstance(name, str)))
+
+
+def credentials(info: ProviderInfo, env: Mapping[str, str], spec: FeedSpec | None = None) -> dict[str, str]:
     """The provider's credentials that are set, by name: ``NAME`` itself or the text of the file ``NAME_FILE`` names.
 
+    spec  of a feed that may want others as well
     An absent or empty one is left out. Raises ConfigError (without the value) for both set, an unreadable file or
     characters no key has.
     """
-    found = {name: read_secret(name, env) for name in info.credentials}
+    found = {name: read_secret(name, env) for name in wanted_credentials(info, spec)}
     return {name: value for name, value in found.items() if value}
 
 

@@ -323,7 +323,9 @@ class _FeedEntry:
                 self.problem(
                     "symbols", f"holds {shown(symbol)}; expected 1 to {SYMBOL_CHARS_MAX} characters without spaces"
                 )
-        self.url("url", entry, "wss", "ws")
+        declared = entry.get(info.table) if info is not None and info.table else None
+        listens = not isinstance(declared, dict) or declared.get("kind", "websocket") == "websocket"
+        self.url("url", entry, *(("wss", "ws") if listens else ("https", "http")))
         self.url("rest_url", entry, "https", "http")
         calendar = entry.get("schedule")
         if "schedule" in entry and (not isinstance(calendar, str) or calendar not in CALENDARS):
@@ -358,6 +360,9 @@ class _FeedEntry:
 
     def channels(self, entry: dict[str, Any], info: ProviderInfo) -> tuple[str, ...]:
         """Those asked for; by default trades and quotes, or whichever of them the provider has."""
+        declared = entry.get(info.table) if info.table else None
+        if "channels" not in entry and isinstance(declared, dict):
+            return tuple(channel for channel in info.channels if channel in declared)
         if "channels" not in entry:
             return tuple(c for c in ("trades", "quotes") if c in info.channels) or info.channels
         channels = self.texts("channels", entry["channels"])
@@ -375,7 +380,9 @@ class _FeedEntry:
         for key, value in entry.items():
             if key in _FEED_KEYS:
                 continue
-            if key not in info.options:
+            if key == info.table:
+                options[key] = self.table(key, value)
+            elif key not in info.options:
                 self.problem(
                     key, f"is not a key of a {info.name} feed; {nearest(key, _FEED_KEYS | info.options.keys())}"
                 )
@@ -384,6 +391,15 @@ class _FeedEntry:
             else:
                 options[key] = value
         return options
+
+    def table(self, key: str, value: Any) -> str:
+        """What a feed declares, as JSON, its folder beginning at the configuration's. Its provider reads it."""
+        if not isinstance(value, dict):
+            self.problem(key, f"is {shown(value)}; expected a table [feeds.{key}]")
+            return ""
+        if isinstance(folder := value.get("folder"), str) and folder:
+            value = {**value, "folder": str((self.check.base / folder).absolute())}
+        return json.dumps(value, sort_keys=True, default=str)
 
     def url(self, key: str, entry: dict[str, Any], secure: str, plain: str) -> None:
         """An address: encrypted, or of this machine; it is journalled and logged, so nothing secret may be in it."""

@@ -206,6 +206,7 @@ class ProviderInfo(msgspec.Struct, frozen=True, kw_only=True):
     credentials: tuple[str, ...] = ()  # names of environment variables; NAME_FILE reads a file
     hosts: tuple[str, ...] = ()  # host names by which a capture of this provider is recognised
     login: OAuth1 | None = None  # how a person logs in, where one must
+    table: str = ""  # of its feeds, [feeds.<table>]: written into ``FeedSpec.options`` under this name as JSON
 
 
 class Feed(Protocol):

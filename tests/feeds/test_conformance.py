@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 from typing import Any
 
@@ -27,6 +28,21 @@ from recorder.values.feed import (
 )
 from recorder.values.tables import TABLES
 
+TRADE = {"symbol": "s", "time": "t", "time_unit": "ms", "price": "p", "size": "q", "id": "i", "where": {"type": "t"}}
+# What feeds declare of which the provider itself knows nothing: their table, and their address.
+DECLARED: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "generic": [
+        (
+            {
+                "kind": "websocket", "ids": "increasing", "subscribe": ['{"type":"subscribe","symbol":"{symbol}"}'],
+                "acknowledged": {"type": "subscribed"}, "refused": {"type": "error"}, "trades": TRADE,
+            },
+            "wss://feed.example/ws",
+        ),
+        ({"kind": "sse", "ids": "opaque", "trades": {**TRADE, "items": "data"}}, "https://feed.example/{symbols}"),
+        ({"kind": "poll", "ids": "increasing", "trades": TRADE}, "https://feed.example/trades?symbol={symbol}"),
+    ]
+}  # fmt: skip
 COMMANDS = (Send, Ready, Notice, Reconnect, Fatal)
 RECV = 1_790_000_000 * 10**9
 ANYTHING = (
@@ -48,6 +64,9 @@ def variants() -> list[tuple[str, dict[str, str]]]:
     """Every provider as it is by default, and with every other value of each option."""
     result: list[tuple[str, dict[str, str]]] = []
     for name, info in PROVIDERS.items():
+        if info.table:
+            result += [(name, {info.table: json.dumps(table), "url": url}) for table, url in DECLARED[name]]
+            continue
         result.append((name, {}))
         result += [(name, {option: value}) for option, values in info.options.items() for value in values[1:]]
     return result
@@ -71,8 +90,9 @@ def symbols_for(name: str, options: dict[str, str], count: int) -> tuple[str, ..
 
 
 def spec_of(name: str, options: dict[str, str], **fields: Any) -> FeedSpec:
-    symbols = symbols_for(name, options, 2)
-    return FeedSpec(**{"name": "f", "provider": name, "symbols": symbols, "options": options, **fields})
+    symbols, own = symbols_for(name, options, 2), {key: value for key, value in options.items() if key != "url"}
+    url = options.get("url")
+    return FeedSpec(**{"name": "f", "provider": name, "symbols": symbols, "options": own, "url": url, **fields})
 
 
 def feed_of(name: str, options: dict[str, str], **fields: Any) -> Feed:
@@ -83,11 +103,11 @@ def feed_of(name: str, options: dict[str, str], **fields: Any) -> Feed:
 def by_transport(*transports: str) -> pytest.MarkDecorator:
     cases = [case for case in variants() if feed_of(*case).capability().transport in transports]
     return pytest.mark.parametrize(
-        ("name", "options"), cases, ids=lambda v: v if isinstance(v, str) else "-".join(v.values())
+        ("name", "options"), cases, ids=lambda v: v if isinstance(v, str) else "-".join(v.values())[:40]
     )
 
 
-every = by_transport("websocket")
+every = by_transport("websocket", "sse")
 polled = by_transport("poll")
 
 
@@ -95,7 +115,7 @@ polled = by_transport("poll")
 def test_its_info_is_complete(name: str) -> None:
     info = PROVIDERS[name]
     assert info.name == name
-    assert info.hosts
+    assert info.hosts or info.table
     assert info.channels
     assert set(info.channels) <= {*TABLES, "options"}  # whose rows are in options_chain
     assert all(values for values in info.options.values())
@@ -110,14 +130,19 @@ def test_its_capability_and_endpoint_are_bounded(name: str, options: dict[str, s
     assert set(capability.channels) <= set(PROVIDERS[name].channels)
     assert min(capability.connections_max, capability.symbols_per_connection_max, capability.subscribe_items_max) > 0
     assert min(capability.sends_per_second_max, capability.connects_per_minute_max) > 0
-    assert endpoint.url.startswith("wss://")
+    assert endpoint.url.startswith("wss://" if capability.transport == "websocket" else "https://")
     assert min(endpoint.open_timeout_ns, endpoint.ready_timeout_ns, endpoint.silence_ns) > 0
     assert all(isinstance(offset, int) and isinstance(mark, bytes) for offset, mark in endpoint.data_marks)
 
 
 @every
 def test_an_address_of_ones_own_is_used(name: str, options: dict[str, str]) -> None:
-    assert feed_of(name, options, url="ws://127.0.0.1:20001/x").endpoint().url.startswith("ws://127.0.0.1:20001")
+    scheme = "ws" if feed_of(name, options).capability().transport == "websocket" else "http"
+    assert (
+        feed_of(name, options, url=f"{scheme}://127.0.0.1:20001/x")
+        .endpoint()
+        .url.startswith(f"{scheme}://127.0.0.1:20001")
+    )
 
 
 @every
