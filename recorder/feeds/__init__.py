@@ -15,6 +15,7 @@ _CLASSES = {  # provider, which is the name of its module, → class
     "binance": "Binance",
     "bitstamp": "Bitstamp",
     "bybit": "Bybit",
+    "cboe": "Cboe",
     "coinbase": "Coinbase",
     "deribit": "Deribit",
     "etrade": "Etrade",

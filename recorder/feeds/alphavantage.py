@@ -274,7 +274,8 @@ def decoder(scope: Scope) -> Callable[[str, bytes, int], None]:
             scope.options.append(
                 min(ts_event, ts_recv), ts_recv, scope.feed_id, scope.text(contract.symbol), scope.text(symbol),
                 contract.expires_ns, contract.strike, contract.option_type, leg.bid or NAN,
-                leg.bid_size if leg.bid else NAN, leg.ask or NAN, leg.ask_size if leg.ask else NAN, leg.last or NAN, leg.volume, leg.open_interest,
+                leg.bid_size if leg.bid else NAN, leg.ask or NAN, leg.ask_size if leg.ask else NAN, leg.last or NAN,
+                leg.volume, leg.open_interest,
                 leg.implied_volatility if known else NAN,
                 *((leg.delta, leg.gamma, leg.theta, leg.vega, leg.rho) if known else [NAN] * 5),
                 scope.text("provider" if known else None), NAN, LONG_NULL,

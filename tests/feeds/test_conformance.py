@@ -72,7 +72,7 @@ def variants() -> list[tuple[str, dict[str, str]]]:
     return result
 
 
-STOCKS = ("alpaca", "alphavantage", "etrade")
+STOCKS = ("alpaca", "alphavantage", "cboe", "etrade")
 
 
 def channels_for(name: str, options: dict[str, str]) -> tuple[str, ...]:

@@ -393,8 +393,8 @@ def _chains(scope: Scope) -> Callable[[OptionChainResponse, int], None]:
         scope.options.append(
             ts_event, ts_recv, scope.feed_id, scope.text(option.symbol), scope.text(ticker(item.symbol)),
             option.expires_ns, option.strike, option.option_type, bid, bid_size, ask, ask_size,
-            number(item.lastPrice) or NAN, number(item.volume), number(item.openInterest), number(read.iv) or NAN, number(read.delta),
-            number(read.gamma), number(read.theta), number(read.vega), number(read.rho),
+            number(item.lastPrice) or NAN, number(item.volume), number(item.openInterest), number(read.iv) or NAN,
+            number(read.delta), number(read.gamma), number(read.theta), number(read.vega), number(read.rho),
             provider if given else TEXT_NULL, NAN,
             ts_event - at if 0 < (at := item.timeStamp * SECOND) <= ts_event else LONG_NULL,
         )  # fmt: skip

@@ -27,6 +27,10 @@ class _Server(ThreadingHTTPServer):
         """A client that went away is no news: recorders are killed in tests."""
 
 
+def _text(body: object) -> str:
+    return body if isinstance(body, str) else json.dumps(body)
+
+
 class AskedSimulator:
     """Serve ``pages`` at ``url`` until the ``with`` block ends.
 
@@ -50,8 +54,7 @@ class AskedSimulator:
                 if not answer.status:
                     self.close_connection = True
                     return
-                text = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
-                body = text.encode()
+                body = answer.body if isinstance(answer.body, bytes) else _text(answer.body).encode()
                 self.send_response(answer.status)
                 for name, value in {"Content-Type": "application/json", **answer.headers}.items():
                     self.send_header(name, value)
