@@ -68,7 +68,10 @@ class Session:
 
     def on_change(self, symbols: tuple[str, ...], now: int) -> list[Command]:
         """The feed's symbols are these from now on; on an open connection carry out what is returned."""
-        return self._note(self.feed.change(symbols), now)
+        commands = self.feed.change(symbols)
+        if self.state is not State.CLOSED:
+            self.endpoint = self.feed.endpoint()  # its ping may name the symbols
+        return self._note(commands, now)
 
     def on_timer(self, now: int, mute: bool = False) -> list[Command]:
         """Called about once a second while open: time-outs, a provider's own pings, the end of a connection's life.

@@ -23,6 +23,7 @@ _CLASSES = {  # provider, which is the name of its module, → class
     "kraken": "Kraken",
     "okx": "Okx",
     "polygon": "Polygon",
+    "yahoo": "yahoo",
 }
 
 _ACTIONS = {  # provider of corporate actions, which is the name of its module under actions/, → class

@@ -77,6 +77,8 @@ STOCKS = ("alpaca", "alphavantage", "cboe", "etrade")
 
 def channels_for(name: str, options: dict[str, str]) -> tuple[str, ...]:
     """The first channel that it has with these options."""
+    if options.get("api") == "rest" and name == "yahoo":
+        return ("bars",)
     return ("trades",) if "trades" in PROVIDERS[name].channels else PROVIDERS[name].channels[:1]
 
 
