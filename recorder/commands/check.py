@@ -107,11 +107,11 @@ def _keys(config: Config) -> Iterator[Finding]:
         if not needed:
             continue
         found = credentials(info, os.environ, spec)
-        missing = [name for name in needed if name not in found]
+        missing = [name for name in needed if name not in found and name not in info.optional]
         if missing:
             yield Finding("keys", WARNING, f"{spec.name}: {' and '.join(missing)} not set; this feed would be skipped")
         else:
-            yield Finding("keys", OK, f"{spec.name}: {' and '.join(needed)} set")
+            yield Finding("keys", OK, f"{spec.name}: {' and '.join(found) or 'none needed, none'} set")
         if info.login is not None and not missing:
             good, words = state(spec, found, config)
             yield Finding("login", OK if good else WARNING, f"{spec.name}: {words}")
@@ -280,7 +280,7 @@ def _network(config: Config) -> Iterator[Finding]:
         if feed.capability().transport == "files":
             continue
         url = urlsplit(_address(feed))
-        secure = url.scheme in ("wss", "https")
+        secure = url.scheme in ("wss", "https", "tcp+tls")
         host, port = url.hostname or "", url.port or (443 if secure else 80)
         if (host, port) in seen:
             continue

@@ -15,6 +15,7 @@ from recorder.core.gaps import END_OF_SESSION, NOT_WANTED
 from recorder.core.gate import Gate
 from recorder.core.sharing import shared_anew
 from recorder.feeds import PROVIDERS, make
+from recorder.shell import fix
 from recorder.shell.connection import Connection
 from recorder.shell.disk import PAUSE_REASON
 from recorder.shell.folder import Folder
@@ -80,6 +81,7 @@ class FeedRuns:
         self._gates: dict[str, Gate] = {}  # by provider
         self._paces: dict[str, Pace] = {}  # by provider
         self._sessions: dict[str, Session | None] = {}  # by the name of a login; None: nobody has to log in
+        self._fix = fix.connector(recording.config.journal.dir)
 
     async def close(self) -> None:
         """Close every connection politely."""
@@ -114,7 +116,8 @@ class FeedRuns:
             run = self.runs[name] = FeedRun(spec, previous=changed.get(name))
             if run.previous is not None:
                 self._log.info("feed.changed", feed=name, symbols=len(spec.symbols))
-            needed = wanted_credentials(PROVIDERS[spec.provider], spec)
+            info = PROVIDERS[spec.provider]
+            needed = [key for key in wanted_credentials(info, spec) if key not in info.optional]
             missing = [key for key in needed if key not in keys[name]]
             if missing:
                 run.skipped = f"set {' and '.join(missing)} in the environment to record it"
@@ -267,9 +270,10 @@ class FeedRuns:
             elif feed.capability().transport == "files":
                 connection = Folder(shard, journal, wake, self._log, made, observe)
             else:
+                connect = self._fix if feed.capability().transport == "fix" else None
                 connection = Connection(
                     shard, feed, journal, wake, self._log, gate=gate, make_feed=made, observe=observe,
-                    rows=self._delivered,
+                    rows=self._delivered, connect=connect,
                 )  # fmt: skip
             run.connections = [*run.connections, connection]
             tasks[connection] = asyncio.create_task(connection.run())

@@ -13,7 +13,7 @@ from typing import Any
 from recorder.commands.feed_runs import FeedRun, FeedRuns, check_feeds
 from recorder.commands.load import make_sink, migrate_to, refresh_views
 from recorder.commands.renames import Renames
-from recorder.core import encode, frames, histogram, latency, observations, websocket_frames
+from recorder.core import encode, fix_frames, frames, histogram, latency, observations, websocket_frames
 from recorder.core.observations import NO_SOURCE
 from recorder.core.pipeline import Pipeline
 from recorder.feeds import make
@@ -89,6 +89,8 @@ class Recording:
         self.pipeline, stored = self.snapshots.resume(self.journal, self._new_pipeline)
         for module in (frames, websocket_frames, histogram, latency, encode, self.pipeline):
             module.warm()  # nothing is compiled once frames arrive
+        if any(spec.provider == "fix" for spec in self.config.feeds):
+            fix_frames.warm()
         behind = self.journal.end - self.pipeline.position
         if behind:
             self.log.info("journal.resumed", position=self.pipeline.position, bytes=behind)

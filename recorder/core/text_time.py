@@ -94,3 +94,65 @@ def unix_ns(text: str) -> int:
             if result < 1 << 63:
                 return result
     raise FrameError(f"{text[:60]!r} is not a time in Unix seconds such as 1618678142.557535")
+
+
+_fix_days: dict[bytes, int] = {}  # date → ns of its midnight; a pure function's memory, bounded like the seconds
+
+
+def fix_date_ns(date_text: bytes) -> int:
+    """Nanoseconds since the epoch of the beginning of FIX's ``20260105`` (UTCDateOnly). Raises FrameError."""
+    known = _fix_days.get(date_text)
+    if known is not None:
+        return known
+    if len(date_text) != 8 or not date_text.isdigit():
+        raise FrameError(f"{date_text[:30]!r} is not a date such as 20260105")
+    year, month, day = int(date_text[:4]), int(date_text[4:6]), int(date_text[6:])
+    if not YEAR_MIN <= year <= YEAR_MAX:
+        raise FrameError(f"date {date_text!r}: nanoseconds reach from {YEAR_MIN} to {YEAR_MAX}")
+    try:
+        result = (date(year, month, day).toordinal() - EPOCH_DAYS) * 86_400 * SECOND
+    except ValueError as error:
+        raise FrameError(f"date {date_text!r} names no day: {error}") from None
+    if len(_fix_days) >= WHOLE_SECONDS_MAX:
+        _fix_days.clear()
+    _fix_days[date_text] = result
+    return result
+
+
+def fix_time_ns(text: bytes) -> int:
+    """Nanoseconds since midnight of FIX's ``14:30:00.015`` (UTCTimeOnly), 0 to 9 digits after the point.
+
+    A leap second (``23:59:60``) counts on into the next day. Raises FrameError.
+    """
+    hour, minute, second, digits = text[:2], text[3:5], text[6:8], text[9:]
+    if (
+        text[2:3] != b":"
+        or text[5:6] != b":"
+        or not (hour + minute + second).isdigit()
+        or len(text) < 8
+        or (len(text) > 8 and (text[8:9] != b"." or not digits.isdigit() or len(digits) > 9))
+    ):
+        raise FrameError(f"{text[:30]!r} is not a time such as 14:30:00.015")
+    hours, minutes, seconds = int(hour), int(minute), int(second)
+    if hours > 23 or minutes > 59 or seconds > 60:
+        raise FrameError(f"time {text[:30]!r} is past the end of an hour, minute or second")
+    whole = ((hours * 60 + minutes) * 60 + seconds) * SECOND
+    return whole + int(digits) * _SCALE[len(digits)] if digits else whole
+
+
+def fix_ns(text: bytes) -> int:
+    """Nanoseconds since the epoch of FIX's ``20260105-14:30:00.015`` (UTCTimestamp). Raises FrameError."""
+    if text[8:9] != b"-":
+        raise FrameError(f"{text[:40]!r} is not a time such as 20260105-14:30:00.015")
+    return fix_date_ns(text[:8]) + fix_time_ns(text[9:])
+
+
+def fix_text(ns: int) -> bytes:
+    """The UTCTimestamp with milliseconds that ``fix_ns`` reads: what FIX 4.4 itself allows at most."""
+    days, rest = divmod(ns, 86_400 * SECOND)
+    day = date.fromordinal(days + EPOCH_DAYS)
+    seconds, fraction = divmod(rest, SECOND)
+    minutes, second = divmod(seconds, 60)
+    return b"%04d%02d%02d-%02d:%02d:%02d.%03d" % (
+        day.year, day.month, day.day, minutes // 60, minutes % 60, second, fraction // 1_000_000,
+    )  # fmt: skip

@@ -19,6 +19,7 @@ _CLASSES = {  # provider, which is the name of its module, → class
     "coinbase": "Coinbase",
     "deribit": "Deribit",
     "etrade": "Etrade",
+    "fix": "Fix",
     "generic": "Generic",
     "kraken": "Kraken",
     "okx": "Okx",

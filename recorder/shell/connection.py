@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from recorder.core.gate import Gate
 from recorder.core.session import Session
 from recorder.shell.audit import AUDIT_S, Auditor, Observe, Reporter, Rows
-from recorder.shell.link import BEHIND, QUEUE_BYTES_MAX, FrameJournal, Link
+from recorder.shell.link import BEHIND, QUEUE_BYTES_MAX, Connect, FrameJournal, Link
 from recorder.shell.overlap import HeldJournal, replace
 from recorder.values.errors import RecorderError, UpgradeRefused
 from recorder.values.feed import (
@@ -50,6 +50,7 @@ class Connection:
     make_feed  makes another feed like ``feed``, for a second link; without it there is no overlap
     observe    records rows of our own: what happens to the connection
     rows       how many rows of (channel, symbol) of a feed came; without it subscriptions are not audited
+    connect    opens a socket; None: what the capability's transport says
     """
 
     def __init__(
@@ -64,12 +65,13 @@ class Connection:
         make_feed: Callable[[FeedSpec], Feed] | None = None,
         observe: Observe | None = None,
         rows: Rows | None = None,
+        connect: Connect | None = None,
     ) -> None:
         self.spec, self.session = spec, Session(feed, uniform)
         self.reconnects = 0
         self.renewals = 0  # replaced without a hole
         self._journal, self._wake, self._log, self._uniform = journal, wake, log, uniform
-        self._gate, self._make_feed = gate or Gate(), make_feed
+        self._gate, self._make_feed, self._connect = gate or Gate(), make_feed, connect
         self._link: Link | None = None
         self._frames_before = 0  # of links that are gone
         self._last_recv = 0
@@ -189,7 +191,7 @@ class Connection:
     async def _once(self) -> int:
         """One connection from its opening to its end; return how long to wait before the next, in ns."""
         self._renewing.clear()
-        link = self._link = Link(self.spec, self.session, self._journal, self._wake, self._obey)
+        link = self._link = Link(self.spec, self.session, self._journal, self._wake, self._obey, self._connect)
         retry_after_ns, self._gate.open = 0, self._gate.open + 1
         if self._auditor is not None:
             self._auditor.opened(link)
@@ -241,7 +243,7 @@ class Connection:
             return old
         self._gate.connecting(time.monotonic_ns())
         session = Session(self._make_feed(self.spec), self._uniform)
-        new = Link(self.spec, session, HeldJournal(self._journal), self._wake, self._obey)
+        new = Link(self.spec, session, HeldJournal(self._journal), self._wake, self._obey, self._connect)
         self._gate.open += 1
         try:
             problem = await replace(old, new, self._stopping, reason)

@@ -7,8 +7,8 @@ import asyncio
 import collections
 import contextlib
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
 import numpy as np
 from websockets.frames import CLOSE_CODE_EXPLANATIONS
@@ -16,10 +16,8 @@ from websockets.frames import CLOSE_CODE_EXPLANATIONS
 from recorder.core.frames import BINARY, CLOSED, OPENED, SENT, TEXT
 from recorder.core.session import Session, State
 from recorder.shell import event_stream, websocket
-from recorder.shell.event_stream import EventStreamClient
-from recorder.shell.websocket import WebSocketClient
 from recorder.values.errors import JournalFull
-from recorder.values.feed import Command, Fatal, FeedSpec, Notice, Ready, Reconnect, Send
+from recorder.values.feed import Command, Endpoint, Fatal, FeedSpec, Notice, Ready, Reconnect, Send
 
 BEHIND = "reader.behind"  # the notice that reading does not keep up
 TIMER_S = 1.0  # how often time-outs and a provider's own pings are looked at
@@ -45,11 +43,29 @@ class FrameJournal(Protocol):
     ) -> int: ...
 
 
+class Client(Protocol):
+    """What a link needs of an open socket, whatever is spoken on it."""
+
+    @property
+    def is_open(self) -> bool: ...
+    @property
+    def unread_bytes(self) -> int: ...
+    def send(self, message: str | bytes) -> bytes | None:
+        """Returns what was really sent, None when it is the message as it is."""
+
+    def close(self, code: int = 1000, reason: str = "") -> None: ...
+    def abort(self, error: Exception | None = None) -> None: ...
+
+
+Connect = Callable[[Endpoint, Any], Awaitable[Client]]  # opens a socket for a receiver, which a Link is
+
+
 class Link:
     """Receives, journals and answers on one socket.
 
     wake   called after something was journalled, so that the pipeline looks
     obey   called with every command of the session that is not a message to send, after the session has noted it
+    connect  opens the socket; None: what the capability's transport says
     Frames never become Python objects here unless they are control frames.
     """
 
@@ -60,6 +76,7 @@ class Link:
         journal: FrameJournal,
         wake: Callable[[], None],
         obey: Callable[[Link, Command], None],
+        connect: Connect | None = None,
     ) -> None:
         self.spec, self.session, self.journal = spec, session, journal
         self.frames = 0
@@ -70,9 +87,9 @@ class Link:
         self.code = 0  # of its end
         self.queue_bytes = 0  # received by the system and not read, when last looked at
         self._full_looks = 0
-        self.client: WebSocketClient | EventStreamClient | None = None
+        self.client: Client | None = None
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why it is gone
-        self._wake, self._obey = wake, obey
+        self._wake, self._obey, self._opener = wake, obey, connect
         self._source = -1
         self._outbox: collections.deque[Send] = collections.deque()
         self._pacing: asyncio.TimerHandle | None = None
@@ -114,8 +131,10 @@ class Link:
             self._timer = asyncio.get_running_loop().call_later(TIMER_S, self._on_timer)
         return True
 
-    async def _connect(self) -> WebSocketClient | EventStreamClient:
+    async def _connect(self) -> Client:
         endpoint = self.session.on_opening()
+        if self._opener is not None:
+            return await self._opener(endpoint, self)
         if self.session.feed.capability().transport == "sse":
             return await event_stream.connect(endpoint, self, self.session.events)
         return await websocket.connect(endpoint, self)
@@ -157,7 +176,7 @@ class Link:
             self._source = source
         self.spec = spec
 
-    # Called by the WebSocket client.
+    # Called by the client.
 
     def on_open(self) -> None:
         self._source = self.journal.source(self.spec)
@@ -188,6 +207,24 @@ class Link:
         else:
             self.carry_out(self.session.on_control(payload, time.monotonic_ns()))
         self._wake()
+
+    def on_control(self, payload: bytes) -> None:
+        """A frame that was journalled, and that the feed must see as well."""
+        self.carry_out(self.session.on_control(payload, time.monotonic_ns()))
+
+    def on_sent(self, payload: bytes) -> None:
+        """The client itself has sent this, as its protocol demands."""
+        self.journal.append(self._source, SENT, time.time_ns(), payload)
+
+    def on_lost(self, reason: str) -> None:
+        """Frames did not come: what a feed builds up from increments must begin anew."""
+        again = getattr(self.session.feed, "lost", list)
+        self.carry_out([Notice("messages.lost", {"reason": reason}), *again()])
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the feed waits for answers, which may come as data."""
+        return self.session.state is not State.READY or bool(getattr(self.session.feed, "waiting", False))
 
     def on_close(self, code: int, reason: str, error: Exception | None) -> None:
         words = f"{code or ''} {reason or CLOSE_CODE_EXPLANATIONS.get(code, '')}".strip()  # 0: no WebSocket
@@ -233,13 +270,13 @@ class Link:
         if not self._outbox or self.client is None or not self.client.is_open:
             return
         send = self._outbox.popleft()
-        self.client.send(send.payload)
+        sent = self.client.send(send.payload)
         self._pacing = asyncio.get_running_loop().call_later(self._send_spacing_s, self._send_next)
         if not send.secret:
             raw = send.payload.encode() if isinstance(send.payload, str) else send.payload
-            self.journal.append(self._source, SENT, time.time_ns(), raw)
+            self.journal.append(self._source, SENT, time.time_ns(), raw if sent is None else sent)
 
 
-def _abandon(opening: asyncio.Task[WebSocketClient | EventStreamClient]) -> None:
+def _abandon(opening: asyncio.Future[Client]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result().abort()

@@ -325,7 +325,8 @@ class _FeedEntry:
                 )
         declared = entry.get(info.table) if info is not None and info.table else None
         listens = not isinstance(declared, dict) or declared.get("kind", "websocket") == "websocket"
-        self.url("url", entry, *(("wss", "ws") if listens else ("https", "http")))
+        schemes = info.schemes if info is not None else ("wss", "ws")
+        self.url("url", entry, *(schemes if listens else ("https", "http")))
         self.url("rest_url", entry, "https", "http")
         calendar = entry.get("schedule")
         if "schedule" in entry and (not isinstance(calendar, str) or calendar not in CALENDARS):

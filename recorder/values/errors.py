@@ -76,6 +76,10 @@ class UpgradeRefused(ConnectError):
         self.status, self.retry_after_ns, self.fatal = status, retry_after_ns, fatal
 
 
+class LogonRefused(UpgradeRefused):
+    """A FIX counterparty answered the Logon with a Logout or a Reject; ``status`` is 0."""
+
+
 class ConnectionBroken(RecorderError):
     """An open WebSocket ended otherwise than by a closing handshake, or can no longer be written to."""
 

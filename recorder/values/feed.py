@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from recorder.values.fix import FixLogon
 from recorder.values.login import OAuth1
 
 SECOND = 1_000_000_000
@@ -77,6 +78,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     app_ping: bytes | None = None  # a provider's own ping message, sent every app_ping_ns
     app_ping_ns: int = 0
     compression: bool = False
+    fix: FixLogon | None = None  # of a FIX session: who logs on
 
 
 # Commands: what a feed's session wants done. Values only; the shell carries them out.
@@ -207,6 +209,8 @@ class ProviderInfo(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[str, ...] = ()  # host names by which a capture of this provider is recognised
     login: OAuth1 | None = None  # how a person logs in, where one must
     table: str = ""  # of its feeds, [feeds.<table>]: written into ``FeedSpec.options`` under this name as JSON
+    optional: tuple[str, ...] = ()  # of the credentials, those that a feed can do without
+    schemes: tuple[str, str] = ("wss", "ws")  # of ``url``: encrypted, and for this machine only
 
 
 class Feed(Protocol):
@@ -237,6 +241,9 @@ class Feed(Protocol):
 
     def decoder(self, out: Any) -> Callable[[bytes, int], None]:
         """Return decode(payload, ts_recv): frame → rows into ``out``. Raises FrameError for what does not fit."""
+
+    # A feed whose transport is "fix" may also have ``lost() -> list[Command]``, called when messages did not come, and
+    # ``waiting``, true while ``on_control`` must see data because it may be an answer.
 
     # A feed may also have ``templates(out) -> recorder.core.templates.Templates | None``, asked for after ``decoder``
     # with the same ``out``: its commonest messages as they look, which compiled code then turns into rows without a

@@ -94,6 +94,8 @@ def symbols_for(name: str, options: dict[str, str], count: int) -> tuple[str, ..
 def spec_of(name: str, options: dict[str, str], **fields: Any) -> FeedSpec:
     symbols, own = symbols_for(name, options, 2), {key: value for key, value in options.items() if key != "url"}
     url = options.get("url")
+    if name == "fix":  # without a home of its own
+        own, url = {"sender": "REC", "target": "FEED", **own}, "tcp+tls://fix.example.com:9000"
     return FeedSpec(**{"name": "f", "provider": name, "symbols": symbols, "options": own, "url": url, **fields})
 
 
@@ -109,7 +111,7 @@ def by_transport(*transports: str) -> pytest.MarkDecorator:
     )
 
 
-every = by_transport("websocket", "sse")
+every = by_transport("websocket", "sse", "fix")
 polled = by_transport("poll")
 
 
@@ -117,10 +119,10 @@ polled = by_transport("poll")
 def test_its_info_is_complete(name: str) -> None:
     info = PROVIDERS[name]
     assert info.name == name
-    assert info.hosts or info.table
+    assert info.hosts or info.table or name == "fix"  # anybody's
     assert info.channels
     assert set(info.channels) <= {*TABLES, "options"}  # whose rows are in options_chain
-    assert all(values for values in info.options.values())
+    assert all(values or name == "fix" for values in info.options.values())  # of which many may be any text
 
 
 @every
@@ -132,7 +134,8 @@ def test_its_capability_and_endpoint_are_bounded(name: str, options: dict[str, s
     assert set(capability.channels) <= set(PROVIDERS[name].channels)
     assert min(capability.connections_max, capability.symbols_per_connection_max, capability.subscribe_items_max) > 0
     assert min(capability.sends_per_second_max, capability.connects_per_minute_max) > 0
-    assert endpoint.url.startswith("wss://" if capability.transport == "websocket" else "https://")
+    schemes = {"sse": "https", "fix": "tcp+tls"}
+    assert endpoint.url.startswith(schemes.get(capability.transport, "wss") + "://")
     assert min(endpoint.open_timeout_ns, endpoint.ready_timeout_ns, endpoint.silence_ns) > 0
     assert all(isinstance(offset, int) and isinstance(mark, bytes) for offset, mark in endpoint.data_marks)
 
