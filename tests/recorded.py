@@ -13,13 +13,17 @@ from recorder.commands.replay import Summary, replay
 from recorder.shell.captures import open_capture
 from recorder.values.config import BatchConfig, Config, QuestdbConfig
 from recorder.values.feed import FeedSpec
-from recorder.values.symbols import binance_canonical, canonical_pair
+from recorder.values.symbols import binance_canonical, bybit_canonical, canonical_pair, okx_canonical
 from recorder.values.tables import TABLES
 
 OURS = (
     "cryptofeed/BINANCE",
+    "cryptofeed/BITSTAMP/",
+    "cryptofeed/BYBIT/",
     "cryptofeed/COINBASE/",
+    "cryptofeed/DERIBIT/",
     "cryptofeed/KRAKEN/",
+    "cryptofeed/OKX/",
     "hftbacktest/spot",
     "hftbacktest/usdm",
     "hftbacktest/cm",
@@ -49,6 +53,13 @@ def named(path: Path, name: str) -> FeedSpec:
 def canonical(spec: FeedSpec, symbol: str) -> str:
     if spec.provider == "binance":
         return binance_canonical(symbol, spec.options["market"])  # type: ignore[arg-type]
+    if spec.provider == "bybit":
+        return bybit_canonical(symbol, spec.options["market"])  # type: ignore[arg-type]
+    if spec.provider == "okx":
+        return okx_canonical(symbol)
+    if spec.provider == "bitstamp":  # joins base and quote, which has three or four letters
+        quote = 4 if symbol.endswith(("usdc", "usdt")) else 3
+        return f"{symbol[:-quote]}-{symbol[-quote:]}".upper()
     return canonical_pair(symbol.replace("/", "-"))
 
 

@@ -7,6 +7,7 @@ that its rows can be told from those of the others in the same tables.
 from __future__ import annotations
 
 import gzip
+import json
 import random
 from decimal import Decimal
 from pathlib import Path
@@ -18,8 +19,8 @@ from recorded import Recordings, canonical, config_for, named, refresh, short, t
 from recorder.commands.replay import replay
 from recorder.values.tables import BACKFILLED, NOT_LAST_ELIGIBLE
 
-RECORDINGS = 22  # of them, those that hold only HTTP answers included
-QUOTE_MESSAGES = ("bookTicker", "ticker")
+RECORDINGS = 31  # of them, those that hold only HTTP answers included
+QUOTE_MESSAGES = ("bookTicker", "ticker", "tickers", "orderbook_snapshot")
 ROWS_MAX_SMALL = 1  # every megabyte of frames is a block
 MINUTE = 60 * 10**9
 SEED = 20260801
@@ -111,17 +112,55 @@ def test_trades_in_snapshots_are_stored_and_flagged(recordings: Recordings) -> N
 
 def test_every_quote_message_is_a_row_with_its_receive_time(recordings: Recordings) -> None:
     for name, facts in recordings.facts.items():
-        if short(name).startswith("2021-04-17_KRAKEN"):
-            sent = 0  # version 1 of its API, of which trades are read
-        else:
-            sent = sum(facts["messages_by_type"].get(kind, 0) for kind in QUOTE_MESSAGES)
+        sent = sum(facts["messages_by_type"].get(kind, 0) for kind in QUOTE_MESSAGES)
+        if short(name).startswith("2021-04-17_KRAKEN") or "DERIBIT" in name:
+            sent = 0  # version 1 of Kraken's API, of which trades are read; Deribit's tickers are of contracts
         [row] = recordings.rows(
             "SELECT count() n, min(ts_recv)::long first_recv, max(ts_recv)::long last_recv FROM quotes WHERE {feed}",
             name,
         )
-        assert row["n"] == sent == recordings.summaries[name].rows.get("quotes", 0), name
+        assert sent == recordings.summaries[name].rows.get("quotes", 0), name
+        assert row["n"] == sent - sent_again(recordings.folder / name), name
         if sent:
             assert facts["first_recv_ns"] <= row["first_recv"] < row["last_recv"] <= facts["last_recv_ns"], name
+
+
+def sent_again(path: Path) -> int:
+    """How often Bybit sends best prices anew, after three quiet seconds: of one update, of one time of its engine."""
+    if "_BYBIT" not in path.name:
+        return 0
+    seen, again = set(), 0
+    for line in gzip.decompress(path.read_bytes()).splitlines():
+        if b'"topic":"orderbook.1.' in line:
+            message = json.loads(line[line.find(b"{") :])
+            key = (message["topic"], message["data"]["u"], message["cts"])
+            again += key in seen
+            seen.add(key)
+    return again
+
+
+def test_option_tickers_are_contracts_in_a_chain(recordings: Recordings) -> None:
+    """Deribit's Greeks and volatilities, which it sends in percent; the newest of each contract against its message."""
+    compared = 0
+    for name in recordings.facts:
+        if "DERIBIT" not in name:
+            continue
+        last: dict[str, dict[str, Any]] = {}
+        for line in gzip.decompress((recordings.folder / name).read_bytes()).splitlines():
+            if b'"channel":"ticker.' in line:
+                data = json.loads(line[line.find(b"{") :])["params"]["data"]
+                last[data["instrument_name"]] = data
+        found = recordings.rows("SELECT * FROM options_chain WHERE {feed} LATEST ON ts_event PARTITION BY symbol", name)
+        assert {row["symbol"] for row in found} == set(last)
+        for row in found:
+            sent = last[row["symbol"]]
+            assert row["iv"] == pytest.approx(sent["mark_iv"] / 100, rel=1e-12)
+            assert [row[name] for name in ("delta", "gamma", "theta", "vega", "rho")] == [
+                sent["greeks"][name] for name in ("delta", "gamma", "theta", "vega", "rho")
+            ]
+            assert (row["open_interest"], row["greeks_source"]) == (sent["open_interest"], "provider")
+            compared += 1
+    assert compared > 0
 
 
 def test_a_quote_follows_the_one_before_it_by_its_update_id(recordings: Recordings) -> None:
