@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.msgpack import Ext
 
@@ -271,6 +271,7 @@ def test_what_is_no_array_is_refused(payload):
         recorded.decode(payload)
 
 
+@settings(deadline=None)
 @given(ns=st.integers(946_684_800 * 10**9, FRAME_END))
 def test_every_nanosecond_survives_in_both_formats(ns):
     seconds, nanos = divmod(ns, 10**9)
