@@ -23,7 +23,7 @@ _CLASSES = {  # provider, which is the name of its module, → class
     "generic": "Generic",
     "kraken": "Kraken",
     "okx": "Okx",
-    "polygon": "Polygon",
+    "polygon": "polygon",
     "yahoo": "yahoo",
 }
 

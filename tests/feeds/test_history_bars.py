@@ -220,13 +220,14 @@ def test_months_end_where_the_next_begins() -> None:
 SYMBOLS: dict[str, tuple[str, dict[str, str]]] = {
     "alpaca": ("AAPL", {}), "binance": ("BTC-USDT", {}), "bitstamp": ("BTC-USD", {}), "coinbase": ("BTC-USD", {}),
     "deribit": ("BTC-USD-PERP", {}), "kraken": ("BTC-USD", {}), "okx": ("BTC-USDT", {}),
+    "polygon": ("AAPL", {}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("provider", list(SYMBOLS))
 def test_every_timeframe_can_be_asked_for_and_another_is_refused_in_words(provider: str) -> None:
     symbol, options = SYMBOLS[provider]
-    keys = {"APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": "s3cret"}
+    keys = {"APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": "s3cret", "POLYGON_API_KEY": "s3cret"}
     feed: Any = make(FeedSpec(name="f", provider=provider, symbols=(symbol,), options=options), keys)
     known = feed.capability().history_timeframes
     assert "1m" in known

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import websockets
 from decoding import FRAME_END, Recorded
+from history_exchange import get
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -600,3 +601,117 @@ def test_the_simulator_limits_contracts_whose_quotes_one_connection_has() -> Non
             assert (await told(ws, {"action": "subscribe", "params": "Q.*"}))[0][0] == "error"
 
     simulated(test, symbols=[OPTION])
+
+
+# Option chains
+
+
+CHAIN_AT = 1_651_254_263_172_073_152  # underlying_asset.last_updated of the recorded contract
+
+
+def recorded_leg(shared_data: Path) -> dict[str, Any]:
+    [name] = (shared_data / "polygon/v3/snapshot/options/AAPL").glob("*.json")
+    leg: dict[str, Any] = json.loads(name.read_bytes())["results"]
+    return leg
+
+
+def chain_of(*pages: dict[str, Any], at: int = FRAME_END, **fields: Any) -> Recorded:
+    """Rows of pages that came one second after the other."""
+    recorded = Recorded("polygon", ())
+    decode = feed_of("AAPL", channels=("options",), **fields).poll_decoder(recorded.scope)
+    for i, page in enumerate(pages):
+        decode("chain AAPL", json.dumps({"status": "OK", **page}).encode(), at + i * 10**9)
+    return recorded
+
+
+def test_a_recorded_contract_is_a_row_of_the_chain_with_the_providers_greeks(shared_data: Path) -> None:
+    leg = recorded_leg(shared_data)
+    recorded = chain_of({"results": [leg]})
+    assert recorded.rows("rejected") == []
+    assert recorded.rows("options_chain") == [
+        {
+            "ts_event": CHAIN_AT, "ts_recv": FRAME_END, "symbol": "AAPL  230616C00150000",
+            "underlying": "AAPL", "expiration": 1_686_945_600 * 10**9, "strike": 150.0, "option_type": "call",
+            "bid": leg["last_quote"]["bid"], "bid_size": 294.0, "ask": leg["last_quote"]["ask"], "ask_size": 209.0,
+            "last": leg["last_trade"]["price"], "volume": 8.0, "open_interest": 8133.0,
+            "iv": leg["implied_volatility"], **leg["greeks"], "greeks_source": "provider",
+            "underlying_price": 159.9606, "age_ns": CHAIN_AT - leg["last_quote"]["last_updated"],
+        }
+    ]  # fmt: skip
+
+
+def test_what_a_plan_or_a_contract_does_not_have_is_null(shared_data: Path) -> None:
+    leg = recorded_leg(shared_data)
+    bare = {"details": leg["details"], "day": {}, "greeks": {}, "open_interest": 5}
+    [row] = chain_of({"results": [bare]}).rows("options_chain")
+    assert row["ts_event"] == FRAME_END  # nobody tells another
+    assert row.keys().isdisjoint({"bid", "ask", "last", "volume", "iv", "delta", "greeks_source", "age_ns"})
+    index = {**leg, "underlying_asset": {"ticker": "I:SPX", "value": 3822.39}}
+    [row] = chain_of({"results": [index]}).rows("options_chain")
+    assert row["underlying_price"] == 3822.39
+
+
+def test_pages_of_a_snapshot_share_its_time_and_the_next_snapshot_has_its_own(shared_data: Path) -> None:
+    leg = recorded_leg(shared_data)
+    later = {**leg, "underlying_asset": {**leg["underlying_asset"], "last_updated": CHAIN_AT + 5}}
+    more = {"next_url": "https://api.massive.com/v3/snapshot/options/AAPL?cursor=x"}
+    pages: list[dict[str, Any]] = [{"results": [leg], **more}, {"results": [later]}, {"results": [later]}]
+    rows = chain_of(*pages).rows("options_chain")
+    assert [row["ts_event"] for row in rows] == [CHAIN_AT, CHAIN_AT, CHAIN_AT + 5]
+    # One that broke off goes into no later one.
+    recorded = chain_of(pages[0])
+    decode = feed_of("AAPL", channels=("options",)).poll_decoder(recorded.scope)
+    decode("chain AAPL", json.dumps({"results": [later]}).encode(), FRAME_END + 10**12)
+    assert [row["ts_event"] for row in recorded.rows("options_chain")] == [CHAIN_AT, CHAIN_AT + 5]
+
+
+def test_a_leg_that_cannot_be_is_rejected_alone_and_an_error_is_refused(shared_data: Path) -> None:
+    leg = recorded_leg(shared_data)
+    bad = [{**leg, "details": {"ticker": "O:NO"}}, {**leg, "last_quote": {"bid": -1}}, {"details": 5}]
+    recorded = chain_of({"results": [*bad, leg]})
+    assert len(recorded.rows("options_chain")) == 1
+    assert len(recorded.rows("rejected")) == len(bad)
+    with pytest.raises(FrameError, match="not entitled"):
+        chain_of({"status": "NOT_AUTHORIZED", "message": "not entitled"})
+
+
+def test_chains_are_a_feed_of_their_own_that_asks() -> None:
+    feed = feed_of("aapl", "I:SPX", channels=("options",), options={"interval": "5m"})
+    assert feed.capability().transport == "poll"
+    polls = feed.polls()
+    assert [(poll.key, poll.every_ns) for poll in polls] == [
+        ("chain AAPL", 300 * 10**9), ("chain SPX", 300 * 10**9),
+    ]  # fmt: skip
+    first = next(polls[1].ask())
+    assert first.url == "https://api.massive.com/v3/snapshot/options/I:SPX?limit=250&order=asc&sort=ticker"
+    assert first.secret_headers == (("Authorization", f"Bearer {SECRET}"),)
+    assert SECRET not in repr(first)
+    with pytest.raises(ConfigError, match="a feed of their own"):
+        feed_of("AAPL", channels=("trades", "options"))
+
+
+def test_a_simulated_chain_is_read_page_by_page() -> None:
+    symbols = (*(f"AAPL  251219C00{strike:03d}000" for strike in range(100, 360)), "MSFT  251219P00400000")
+
+    async def test(sim: Simulator) -> None:
+        recorded = Recorded("polygon", ())
+        feed = make(spec("AAPL", channels=("options",), rest_url=sim.rest_url("polygon")), {KEY: "k"})
+        decode = feed.poll_decoder(recorded.scope)  # type: ignore[attr-defined]
+        [poll] = feed.polls()  # type: ignore[attr-defined]
+        asking = poll.ask()
+        request, answers = next(asking), 0
+        while request is not None:
+            answer = await asyncio.to_thread(get, request)
+            assert answer.status == 200
+            answers += 1
+            decode(poll.key, answer.body, FRAME_END)
+            try:
+                request = asking.send(answer)
+            except StopIteration:
+                request = None
+        rows = recorded.rows("options_chain")
+        assert answers == 2
+        assert sorted(row["symbol"] for row in rows) == sorted(symbols[:-1])
+        assert len({row["ts_event"] for row in rows}) == 1
+
+    simulated(test, symbols=symbols)

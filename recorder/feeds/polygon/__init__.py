@@ -16,6 +16,7 @@ import msgspec
 from recorder.core.batch import Scope
 from recorder.core.templates import Templates
 from recorder.feeds.polygon import history
+from recorder.feeds.polygon.chain import CHANNEL, MINUTES, Chains
 from recorder.feeds.polygon.messages import LENIENT_READER, PARTS, STRICT_READER, explain
 from recorder.feeds.polygon.names import EVERY, canonical, name_of
 from recorder.feeds.polygon.rows import stores, templates_of
@@ -44,11 +45,12 @@ from recorder.values.messages import UNREADABLE, chunks, option, sharded
 KEY = "POLYGON_API_KEY"
 INFO = ProviderInfo(
     name="polygon",
-    channels=("trades", "quotes", "bars", "statuses", "valuations"),
+    channels=("trades", "quotes", "bars", "statuses", "valuations", CHANNEL),
     options={
         "cluster": ("stocks", "options", "crypto"),
         "timing": ("realtime", "delayed"),
         "timeframe": ("1m", "1s"),  # of bars
+        "interval": tuple(MINUTES),  # of option chains
     },
     credentials=(KEY,),
     hosts=("socket.massive.com", "delayed.massive.com", "socket.polygon.io", "delayed.polygon.io"),
@@ -80,6 +82,13 @@ _ACKNOWLEDGED = "subscribed to: "
 _TOKEN = re.compile(r"\b[A-Z]+\.[^\s,]+")  # topic and symbol in the words of an error
 
 
+def polygon(spec: FeedSpec, credentials: Mapping[str, str] | None = None) -> Polygon | Chains:
+    """What streams, or, for the channel ``options`` alone, what asks. Raises ConfigError, SymbolError."""
+    if spec.channels == (CHANNEL,):
+        return Chains(INFO, KEY, spec, credentials)
+    return Polygon(spec, credentials)
+
+
 class Polygon:
     """One connection to a cluster. An account may have one to each.
 
@@ -94,6 +103,8 @@ class Polygon:
         )
         topics = _TOPICS[self.cluster]
         for channel in spec.channels:
+            if channel == CHANNEL:
+                raise ConfigError(f"feed {spec.name!r}: option chains are asked for: make them a feed of their own")
             if channel not in topics:
                 words = nearest(channel, topics)
                 raise ConfigError(f"feed {spec.name!r}: polygon {self.cluster} has no channel {channel!r}; {words}")
@@ -117,7 +128,7 @@ class Polygon:
     def capability(self) -> Capability:
         by_contract = self.cluster == "options" and "quotes" in self._topics
         return Capability(
-            channels=INFO.channels,
+            channels=tuple(_TOPICS[self.cluster]),
             loss_detector="none",  # ``q`` grows and leaves numbers out
             scope="none",
             loss_size_known=False,

@@ -24,6 +24,7 @@ from recorder.values.history import PAGES_MAX, address
 from recorder.values.messages import UNREADABLE, Id, fitting
 from recorder.values.schema import LONG_NULL
 from recorder.values.tables import BACKFILLED
+from recorder.values.timeframes import end_of
 
 URL = "https://api.massive.com"
 HOSTS = ("api.massive.com", "api.polygon.io")  # of which either may be named by a next_url
@@ -31,9 +32,9 @@ PAGE = 50_000  # rows, and of bars the seconds or minutes that they are made of,
 PER_SECOND_MAX = (
     20.0  # plans with a stream have no limit and a recommendation of about 100 (unverified); free: 5 a minute
 )
-TIMEFRAMES = {  # ours → theirs; days and weeks begin at midnight in New York
-    "1s": "1/second", "5s": "5/second", "1m": "1/minute", "5m": "5/minute", "15m": "15/minute", "30m": "30/minute",
-    "1h": "1/hour", "4h": "4/hour", "1d": "1/day", "1w": "1/week",
+TIMEFRAMES = {  # ours → theirs; days, weeks and months begin at midnight in New York
+    "1s": "1/second", "1m": "1/minute", "3m": "3/minute", "5m": "5/minute", "15m": "15/minute", "30m": "30/minute",
+    "1h": "1/hour", "4h": "4/hour", "1d": "1/day", "1w": "1/week", "1M": "1/month",
 }  # fmt: skip
 SOUND = ("OK", "DELAYED")  # DELAYED: of a plan that sees the last 15 minutes late
 _RECORDS = frozenset({10, 11})  # of ``correction``: no trades, they tell of a cancel or an error
@@ -108,7 +109,7 @@ _readers: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _read(body: bytes) -> Page:
+def read(body: bytes) -> Page:
     """Raises FrameError for what is no page, or an error."""
     try:
         page = _page(body)
@@ -119,7 +120,7 @@ def _read(body: bytes) -> Page:
     return page
 
 
-def _following(base: str, page: Page) -> str | None:
+def following(base: str, page: Page) -> str | None:
     """Address of the page behind this one, at ``base``: the key is sent to nobody else. Raises FrameError."""
     if not page.next_url:
         return None
@@ -152,7 +153,7 @@ def pages(
             return
         response = yield HttpRequest(asked, (), secret_headers)
         try:
-            url = _following(base, _read(response.body))
+            url = following(base, read(response.body))
         except FrameError:
             return  # decode says what is wrong with it
         if url == asked:
@@ -188,15 +189,15 @@ def decoder(scope: Scope, base: str, cluster: str, timeframe: str) -> Callable[[
             rows.quote(name, ts, ts_recv, q.sequence_number, bid, ask, q.conditions, q.indicators)
 
     def bar(request: HistoryRequest, name: str, b: PastBar, ts_recv: int) -> None:
-        ts = b.t * MILLISECOND
-        if _asked(request, ts):
-            rows.bar(name, ts, ts_recv, request.timeframe or timeframe, (b.o, b.h, b.l, b.c), b.v, b.vw, b.n)
+        ts, frame = b.t * MILLISECOND, request.timeframe or timeframe
+        if _asked(request, ts) and end_of(ts, frame) <= ts_recv:  # that of now is not over
+            rows.bar(name, ts, ts_recv, frame, (b.o, b.h, b.l, b.c), b.v, b.vw, b.n)
 
     stores: dict[str, Callable[[HistoryRequest, str, Any, int], None]] = {"trades": trade, "quotes": quote, "bars": bar}
 
     def decode(request: HistoryRequest, body: bytes, ts_recv: int) -> None:
-        page, channel = _read(body), request.channel
-        _following(base, page)
+        page, channel = read(body), request.channel
+        following(base, page)
         name = name_of(cluster, request.symbol)
         results = b"[]" if bytes(page.results) == b"null" else page.results
         for item in fitting(results, _readers[channel], lambda why, part: scope.reject(why, part, ts_recv)):

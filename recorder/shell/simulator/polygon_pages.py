@@ -1,4 +1,4 @@
-"""Pages of history as Massive gives them: trades, quotes, bars made of the trades.
+"""Pages of history as Massive gives them: trades, quotes, bars made of the trades; option chains.
 
 https://massive.com/docs/rest/stocks/trades-quotes/trades
 """
@@ -12,18 +12,34 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from recorder.core.market import ASK, ASK_SIZE, ID, PRICE, PRICE_DIGITS, SIDE, SIZE, TS, decimal_text
+from recorder.core.market import (
+    ASK,
+    ASK_SIZE,
+    ID,
+    PRICE,
+    PRICE_DIGITS,
+    QUOTE,
+    SIDE,
+    SIZE,
+    TRADE,
+    TS,
+    decimal_text,
+)
 from recorder.shell.simulator.pages import EVER
 from recorder.shell.simulator.past import Past
 from recorder.shell.simulator.polygon import SIDES, cluster_of
 from recorder.shell.simulator.rest import SECOND_NS, Answer, Asked, Refused, whole
 from recorder.shell.simulator.venue import Venue
+from recorder.values.occ import parse
+from recorder.values.tables import CALL
 
 PAGE_DEFAULT, PAGE_MAX = 1000, 50_000
 BARS_DEFAULT = 5000  # seconds or minutes looked at, and at most PAGE_MAX
 HOST = "https://api.massive.com"  # in next_url, whatever answers
 _TICKS = re.compile(r"/v3/(trades|quotes)/([\w:.-]+)")
 _BARS = re.compile(r"/v2/aggs/ticker/([\w:.-]+)/range/(\d{1,3})/(second|minute|hour)/(\d{1,13})/(\d{1,13})")
+_CHAIN = re.compile(r"/v3/snapshot/options/([\w:.]+)")
+CHAIN_DEFAULT, CHAIN_MAX = 10, 250
 _UNITS_NS = {"second": SECOND_NS, "minute": 60 * SECOND_NS, "hour": 3600 * SECOND_NS}
 _REQUEST = "6a7e466379af0a71039d60cc78e72282"
 
@@ -34,6 +50,9 @@ def polygon(venue: Venue, trades: Past, quotes: Past, asked: Asked) -> Answer:
     ticks, bars = _TICKS.fullmatch(asked.path), _BARS.fullmatch(asked.path)
     if ticks is not None:
         return _ticks(venue, quotes if ticks[1] == "quotes" else trades, asked, ticks[1], ticks[2])
+    chain = _CHAIN.fullmatch(asked.path)
+    if chain is not None:
+        return _chain(venue, asked, chain[1].removeprefix("I:"))
     if bars is not None:
         return _bars(venue, trades, asked, bars)
     raise Refused(Answer(404, {"status": "NOT_FOUND", "request_id": _REQUEST, "message": "Data not found."}))
@@ -164,3 +183,33 @@ def _bar(venue: Venue, start: int, rows: list[list[int]]) -> str:
         f'{{"v":{decimal_text(volume, venue.size_digits)},"vw":{worth:.4f},"o":{o},"c":{c},"h":{h},"l":{low},'
         f'"t":{start // 1_000_000},"n":{len(rows)}}}'
     )
+
+
+def _chain(venue: Venue, asked: Asked, underlying: str) -> Answer:
+    """Contracts of the underlying that are traded here, by name. Greeks and volatility are what tests know."""
+    limit = whole(asked, "limit", CHAIN_DEFAULT, _bad("limit must be between 1 and 250"), 1, CHAIN_MAX)
+    state = _cursor(asked) if "cursor" in asked.query else {"skip": 0, "limit": limit}
+    names = [name for name in sorted(venue.names) if name.startswith("O:") and parse(name).underlying == underlying]
+    end = state["skip"] + state["limit"]
+    items = [json.dumps(_leg(venue, name, underlying)) for name in names[state["skip"] : end]]
+    return _page(asked.path, items, {**state, "skip": end} if len(names) > end else None)
+
+
+def _leg(venue: Venue, name: str, underlying: str) -> dict[str, Any]:
+    contract, cents = parse(name), 10**PRICE_DIGITS
+    quote, trade = venue.last[[QUOTE, TRADE], venue.index[name]].tolist()
+    details = {
+        "contract_type": "call" if contract.option_type == CALL else "put", "exercise_style": "american",
+        "expiration_date": f"{contract.expiration}", "strike_price": contract.strike, "shares_per_contract": 100,
+        "ticker": name,
+    }  # fmt: skip
+    return {
+        "break_even_price": contract.strike, "day": {"close": trade[PRICE] / cents, "volume": 8}, "details": details,
+        "greeks": {"delta": 0.6436, "gamma": 0.0062, "theta": -0.0282, "vega": 0.6381}, "implied_volatility": 0.357,
+        "last_quote": {
+            "bid": quote[PRICE] / cents, "bid_size": quote[SIZE], "ask": quote[ASK] / cents,
+            "ask_size": quote[ASK_SIZE], "last_updated": quote[TS], "timeframe": "REAL-TIME",
+        },
+        "open_interest": 8133,
+        "underlying_asset": {"ticker": underlying, "price": 159.9606, "last_updated": venue.now()},
+    }  # fmt: skip
