@@ -9,7 +9,7 @@ from typing import Any
 from recorder.values.errors import ConfigError, nearest
 from recorder.values.feed import Feed, FeedSpec, ProviderInfo
 
-_CLASSES = {  # provider, which is the name of its module, → class
+_CLASSES = {  # provider, which is the name of its module, → class, or what chooses one by the spec
     "alpaca": "Alpaca",
     "alphavantage": "Alphavantage",
     "binance": "Binance",
