@@ -341,14 +341,20 @@ class Scope:
             NAMED,
         )  # fmt: skip
 
-    def sequence(self, number: int, ts_recv: int, channel: str = "connection") -> None:
+    @property
+    def newest(self) -> int:
+        """The last number that ``sequence`` was told; NOTHING, which is below all, before the first."""
+        return int(self.out.counters[self.counter])
+
+    def sequence(self, number: int, ts_recv: int, channel: str = "connection", newest: int | None = None) -> None:
         """Check a per-connection counter that grows by one a frame; a jump is a gap of the whole connection.
 
+        newest  the last number in a frame that has several, one below ``number`` in a frame that has none
         To be called before rows of the frame are appended.
         """
         counters = self.out.counters
         last = int(counters[self.counter])
-        counters[self.counter] = number
+        counters[self.counter] = number if newest is None else newest
         if last == NOTHING or number <= last + 1:
             return
         cause = "frames lost on the connection"

@@ -21,6 +21,7 @@ _CLASSES = {  # provider, which is the name of its module, → class, or what ch
     "etrade": "Etrade",
     "fix": "Fix",
     "generic": "Generic",
+    "iex": "Iex",
     "kraken": "Kraken",
     "okx": "Okx",
     "polygon": "polygon",

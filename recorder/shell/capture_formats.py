@@ -139,7 +139,7 @@ def _spec(provider: str, options: dict[str, str]) -> FeedSpec:
 def lines_of(path: Path, peek: bool = False) -> Iterator[tuple[int, bytes]]:
     """Numbered lines without their end. ``peek``: what cannot be text ends the lines instead of raising."""
     try:
-        with path.open("rb") as raw, _unpacked(raw) as file:
+        with path.open("rb") as raw, unpacked(raw) as file:
             reader = io.BufferedReader(file, 1 << 18) if isinstance(file, io.RawIOBase) else file
             number = 0
             while line := reader.readline(LINE_BYTES_MAX):
@@ -153,7 +153,7 @@ def lines_of(path: Path, peek: bool = False) -> Iterator[tuple[int, bytes]]:
         raise CaptureError(f"{path}: damaged or cut short ({error}); fetch or copy it again") from error
 
 
-def _unpacked(raw: IO[bytes]) -> IO[bytes]:
+def unpacked(raw: IO[bytes]) -> IO[bytes]:
     magic = raw.read(4)
     raw.seek(0)
     if magic[:2] == b"\x1f\x8b":
@@ -162,6 +162,15 @@ def _unpacked(raw: IO[bytes]) -> IO[bytes]:
         stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
         return io.BufferedReader(stream, 1 << 18)
     return raw
+
+
+def magic_of(path: Path) -> bytes:
+    """The first four bytes, unpacked; fewer of a shorter file, none of one that cannot be read."""
+    try:
+        with path.open("rb") as raw, unpacked(raw) as file:
+            return file.read(4)
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError):
+        return b""
 
 
 def wrong_line(path: Path, number: int, expected: str, line: bytes) -> CaptureError:
@@ -210,11 +219,11 @@ def cryptofeed(path: Path, provider: str | None, options: dict[str, str] | None)
             f"{path}: recorded from {host or 'an address it does not name'!r}, which is no provider known here; "
             f"known: {hosts}; name the provider to read it all the same"
         )
-    spec = _spec(*_override(known, provider, options))
+    spec = _spec(*overridden(known, provider, options))
     return Capture(str(path), [spec], lambda capture: _read_cryptofeed(path, capture))
 
 
-def _override(
+def overridden(
     known: tuple[str, dict[str, str]] | None, provider: str | None, options: dict[str, str] | None
 ) -> tuple[str, dict[str, str]]:
     recognised = known if known is not None and provider in (None, known[0]) else (provider or "", {})
@@ -262,7 +271,7 @@ def hftbacktest(path: Path, provider: str | None, options: dict[str, str] | None
             f"{path}: hftbacktest lines do not say which market they are of; start the file name with "
             f"{', '.join(_PREFIXES)} or name the provider and its options"
         )
-    spec = _spec(*_override(("binance", {"market": market}) if market else None, provider, options))
+    spec = _spec(*overridden(("binance", {"market": market}) if market else None, provider, options))
     return Capture(str(path), [spec], lambda capture: _read_hftbacktest(path, capture))
 
 
@@ -313,7 +322,7 @@ def export(path: Path, provider: str | None, options: dict[str, str] | None) -> 
         if line.spec is not None:
             spec = line.spec
             if provider or options is not None:
-                pair = _override((spec.provider, spec.options), provider, options)
+                pair = overridden((spec.provider, spec.options), provider, options)
                 spec = msgspec.structs.replace(spec, provider=pair[0], options=pair[1])
             specs.setdefault(line.feed, spec)
         elif line.feed not in specs:
@@ -323,7 +332,7 @@ def export(path: Path, provider: str | None, options: dict[str, str] | None) -> 
                     f'{path}:{number}: nothing says of which provider feed "{line.feed}" is; put '
                     f'{{"feed":"{line.feed}","spec":{{"name":"{line.feed}","provider":…}}}} first or name the provider'
                 )
-            specs[line.feed] = msgspec.structs.replace(_spec(*_override(named, provider, options)), name=line.feed)
+            specs[line.feed] = msgspec.structs.replace(_spec(*overridden(named, provider, options)), name=line.feed)
     indexes = {name: index for index, name in enumerate(specs)}
 
     def read(capture: Capture) -> Iterator[Item]:
@@ -380,7 +389,7 @@ def _journal(
             if (declared := block.payload(i)) not in indexes:
                 spec = msgspec.json.decode(declared, type=FeedSpec)
                 if provider or options is not None:
-                    pair = _override((spec.provider, spec.options), provider, options)
+                    pair = overridden((spec.provider, spec.options), provider, options)
                     spec = msgspec.structs.replace(spec, provider=pair[0], options=pair[1])
                 indexes[declared] = len(specs)
                 specs.append(spec)

@@ -8,6 +8,7 @@ Formats are told apart by content, plain or packed with gzip or zstd:
 - JSON lines, our own export (``to_lines``): ``{"feed":"cb","spec":{…}}`` declares a feed, then one line a frame,
   ``{"ts_recv":1618677817061845000,"feed":"cb","payload":"…"}``; ``"kind"`` says "binary" (payload in base64), "opened",
   "closed" or "sent" where it is not a text frame
+- pcap or pcapng of IEX's TOPS, DEEP or DEEP+, as IEX publishes them (HIST): each segment of IEX-TP a frame
 """
 
 from __future__ import annotations
@@ -35,10 +36,13 @@ from recorder.shell.capture_formats import (
     is_seconds,
     journal,
     lines_of,
+    magic_of,
     text_of,
     told_apart,
     wrong_line,
 )
+from recorder.shell.iex_hist import iex_hist
+from recorder.shell.pcap import is_pcap
 from recorder.values.errors import CaptureError
 from recorder.values.feed import FeedSpec
 
@@ -58,6 +62,8 @@ def open_capture(path: str | Path, provider: str | None = None, options: dict[st
         raise CaptureError(f"{path}: no such file or folder; name a journal, a journal segment or a capture file")
     if path.is_dir():
         return journal(path, provider, options)
+    if is_pcap(magic_of(path)):
+        return iex_hist(path, provider, options)
     first = next((line for _, line in lines_of(path, peek=True) if line.strip()), b"")
     if first.startswith(b'{"format"'):
         return exported_journal(path, provider, options)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from recorder.core.batch import Output
 from recorder.feeds import make
 from recorder.feeds.etrade import PER_SECOND_MAX
-from recorder.feeds.etrade.messages import SNAPSHOT_NS_MAX, name_of
+from recorder.feeds.etrade.messages import name_of
+from recorder.feeds.etrade.rows import SNAPSHOT_NS_MAX
 from recorder.shell.simulator.etrade_pages import ERRORS, Contract, Instrument, Market, error, page, xml_error
 from recorder.shell.simulator.rest import Answer, Refused
 from recorder.values.errors import ConfigError, FrameError, SymbolError

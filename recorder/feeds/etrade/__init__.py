@@ -10,7 +10,8 @@ from collections.abc import Callable, Generator, Mapping
 from functools import partial
 
 from recorder.core.batch import Scope
-from recorder.feeds.etrade.messages import PASSED_OVER_ERRORS, decoder, expirations, name_of, read, taken
+from recorder.feeds.etrade.messages import PASSED_OVER_ERRORS, expirations, name_of, read, taken
+from recorder.feeds.etrade.rows import decoder
 from recorder.values.errors import ConfigError, FrameError, SymbolError, nearest
 from recorder.values.feed import (
     HOUR,

@@ -15,28 +15,16 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from recorder.core.batch import Scope
 from recorder.values import occ
 from recorder.values.errors import FrameError, SymbolError
-from recorder.values.feed import MINUTE, SECOND
 from recorder.values.messages import (
-    INF,
-    LONG_MAX,
     NAN,
     NO_TEXT,
-    TS_AHEAD_MAX,
-    TS_EVENT_MIN,
     UNREADABLE,
-    misfit,
-    quoted,
 )
-from recorder.values.schema import LONG_NULL, TEXT_NULL
-from recorder.values.symbols import hashed_id, ticker
-from recorder.values.tables import CALL, NOT_LAST_ELIGIBLE, PUT
+from recorder.values.symbols import ticker
+from recorder.values.tables import CALL
 
-SNAPSHOT_NS_MAX = 5 * MINUTE  # longer ago than that, a growth of the day's volume is no trade of now
-MESSAGES_MAX = 1000  # different ones that are told once each
-SIDES = {"CALL": CALL, "PUT": PUT}
 # Errors that say there are no such options: 10031 in the month, 10032 of the symbol, 10037 standard, 10038 mini,
 # 10044 of the symbol on the date. Everything else is one to be told.
 PASSED_OVER_ERRORS = frozenset({10031, 10032, 10037, 10038, 10044})
@@ -195,7 +183,7 @@ class Answer(Struct, gc=False):
 
 
 _answer = msgspec.json.Decoder(Answer, strict=False).decode
-_readers: dict[type[Struct], Callable[[Any], Any]] = {
+readers: dict[type[Struct], Callable[[Any], Any]] = {
     type_: msgspec.json.Decoder(type_, strict=False).decode
     for type_ in (QuoteData, Message, Pair, Details, ExpirationDate)
 }
@@ -238,7 +226,7 @@ def taken(answer: Answer) -> Answer:
     return answer
 
 
-def _items(raw: msgspec.Raw) -> list[msgspec.Raw]:
+def items(raw: msgspec.Raw) -> list[msgspec.Raw]:
     """The elements of a list; of what is none, that itself."""
     text = bytes(raw).lstrip()
     if not text or text == b"null":
@@ -253,173 +241,10 @@ def expirations(body: bytes) -> list[date]:
         return []
     found = taken(answer).OptionExpireDateResponse
     days = []
-    for raw in _items(found.ExpirationDate) if found else []:
+    for raw in items(found.ExpirationDate) if found else []:
         try:
-            day = _readers[ExpirationDate](raw)
+            day = readers[ExpirationDate](raw)
             days.append(date(day.year, day.month, day.day))
         except (*UNREADABLE, ValueError) as wrong:
             raise FrameError(f"expiration {bytes(raw)[:80]!r}: {wrong}") from None
     return sorted(set(days))
-
-
-def _symbol(data: QuoteData) -> str:
-    """As rows carry it. Raises FrameError."""
-    product, key = data.Product, data.All.osiKey.strip() if data.All else ""
-    try:
-        if product.securityType != "OPTN":
-            return ticker(product.symbol)
-        if key:
-            return occ.parse(key).symbol
-        day = date(product.expiryYear, product.expiryMonth, product.expiryDay)
-        return occ.contract(ticker(product.symbol), day, SIDES[product.callPut], product.strikePrice).symbol
-    except (SymbolError, ValueError, KeyError) as error:
-        raise FrameError(f"product: {error}") from None
-
-
-def decoder(scope: Scope, channels: frozenset[str]) -> Callable[[str, bytes, int], None]:
-    """decode(key, body, ts_recv): the rows of one answer."""
-    snapshots, contracts = _Quotes(scope, channels), _chains(scope)
-
-    def decode(key: str, body: bytes, ts_recv: int) -> None:
-        answer = taken(read(body))
-        if answer.QuoteResponse is not None:
-            snapshots.answer(answer.QuoteResponse, ts_recv)
-        elif answer.OptionChainResponse is not None:
-            contracts(answer.OptionChainResponse, ts_recv)
-        elif answer.OptionExpireDateResponse is None and body.strip():
-            raise FrameError(f"{key}: neither quotes nor options nor an error")
-
-    return decode
-
-
-class _Quotes:
-    """Rows of quotes; and of trades what a growing volume of the day tells of them.
-
-    E*TRADE sends no trades. Between two answers the volume grows by what traded meanwhile, however often; that much, at
-    the last price, is one row with the condition ``synthetic`` and the volume of the day as its trade_id. It is a
-    snapshot, not a print.
-    """
-
-    def __init__(self, scope: Scope, channels: frozenset[str]) -> None:
-        self._scope, self._channels = scope, channels
-        self._quoted = scope.kept("etrade quoted")  # symbol → hash of its last quote
-        self._volumes = scope.kept("etrade volumes")  # symbol → of the day
-        self._times = scope.kept("etrade times")  # symbol → when that was received
-        self._told = scope.kept("etrade told")  # messages that were told
-
-    def answer(self, response: QuoteResponse, ts_recv: int) -> None:
-        for raw in _items(response.QuoteData):
-            try:
-                self._one(_readers[QuoteData](raw), ts_recv)
-            except (*UNREADABLE, FrameError) as error:
-                self._scope.reject(str(error), bytes(raw), ts_recv)
-        for raw in _items(response.Messages.Message) if response.Messages else []:
-            try:
-                message = _readers[Message](raw)
-                words = f"E*TRADE: {message.description} ({message.code})"
-            except UNREADABLE as error:
-                words = f"message: {error}"
-            if words not in self._told and len(self._told) < MESSAGES_MAX:  # it comes with every answer
-                self._told[words] = ts_recv
-                self._scope.reject(words, bytes(raw), ts_recv)
-
-    def _one(self, data: QuoteData, ts_recv: int) -> None:
-        if data.All is None:
-            self._scope.unknown(f"quote of {data.Product.securityType or 'nothing'}")
-            return
-        symbol, details = _symbol(data), data.All
-        extended = details.ExtendedHourQuoteDetail or details.EhQuote
-        status = (extended.quoteStatus if extended else "") or data.quoteStatus
-        if "quotes" in self._channels:
-            self._quote(symbol, data.dateTimeUTC * SECOND, extended or details, details, status, ts_recv)
-        if "trades" in self._channels:
-            price, time_s = details.lastTrade, details.timeOfLastTrade
-            if extended:
-                price, time_s = extended.lastPrice, extended.timeOfLastTrade
-            ts_event = (time_s if 0 < time_s <= data.dateTimeUTC else data.dateTimeUTC) * SECOND
-            self._trade(symbol, ts_event, price, details, status, ts_recv)
-
-    def _quote(
-        self, symbol: str, ts_event: int, prices: All | Extended, details: All, status: str, ts_recv: int
-    ) -> None:
-        bid, bid_size, ask, ask_size = quoted(
-            "quote", ts_event, ts_recv, prices.bid, prices.bidSize, prices.ask, prices.askSize
-        )
-        same = hashed_id(f"{bid} {bid_size} {ask} {ask_size} {status}")
-        if self._quoted.get(symbol) == same:
-            return  # answered again: its time is that of the answer
-        self._quoted[symbol] = same
-        text, exchanges = self._scope.text, (details.bidExchange.strip(), details.askExchange.strip())
-        self._scope.quotes.append(
-            ts_event, ts_recv, self._scope.series(symbol), LONG_NULL, bid, bid_size, ask, ask_size,
-            text(exchanges[0] or None), text(exchanges[1] or None), text(status or None), 0,
-        )  # fmt: skip
-
-    def _trade(self, symbol: str, ts_event: int, price: float, details: All, status: str, ts_recv: int) -> None:
-        total = details.totalVolume
-        if not (0.0 < price < INF and 0 <= total <= LONG_MAX and TS_EVENT_MIN <= ts_event <= ts_recv + TS_AHEAD_MAX):
-            if not total:
-                return  # nothing has traded today
-            raise FrameError(misfit("trade", ts_event, ts_recv, price=price, size=float(total)))
-        before, at = self._volumes.get(symbol), self._times.get(symbol, 0)
-        self._volumes[symbol], self._times[symbol] = total, ts_recv
-        if before is None or total <= before or ts_recv - at > SNAPSHOT_NS_MAX:
-            return  # a smaller volume: another day, or a correction
-        trades, text, exchange = self._scope.trades, self._scope.text, details.exchgLastTrade.strip()
-        words = "synthetic" if status in ("", "REALTIME") else f"synthetic,{status}"
-        trades.append(
-            ts_event, ts_recv, self._scope.series(symbol), text(exchange or None), total, TEXT_NULL, price,
-            float(total - before), 0, text(words), TEXT_NULL,
-            NOT_LAST_ELIGIBLE if status.startswith("EH_") else 0,
-        )  # fmt: skip
-
-
-def _chains(scope: Scope) -> Callable[[OptionChainResponse, int], None]:
-    provider = scope.text("provider")
-
-    def number(value: float) -> float:
-        return value if -INF < value < INF else NAN
-
-    def contract(item: Details, ts_event: int, ts_recv: int) -> None:
-        option = occ.parse(item.osiKey.strip())
-        if SIDES.get(item.optionType) != option.option_type or abs(item.strikePrice - option.strike) > 5e-4:
-            raise FrameError(f"{item.osiKey}: is said to be a {item.optionType[:8]} of strike {item.strikePrice}")
-        bid, bid_size, ask, ask_size = quoted(
-            "option", ts_event, ts_recv, item.bid, item.bidSize, item.ask, item.askSize
-        )
-        read = item.OptionGreeks or Greeks()
-        given = any(value and value == value for value in msgspec.structs.astuple(read))
-        read = read if given else Greeks()
-        scope.options.append(
-            ts_event, ts_recv, scope.feed_id, scope.text(option.symbol), scope.text(ticker(item.symbol)),
-            option.expires_ns, option.strike, option.option_type, bid, bid_size, ask, ask_size,
-            number(item.lastPrice) or NAN, number(item.volume), number(item.openInterest), number(read.iv) or NAN,
-            number(read.delta), number(read.gamma), number(read.theta), number(read.vega), number(read.rho),
-            provider if given else TEXT_NULL, NAN,
-            ts_event - at if 0 < (at := item.timeStamp * SECOND) <= ts_event else LONG_NULL,
-        )  # fmt: skip
-
-    def response(chain: OptionChainResponse, ts_recv: int) -> None:
-        legs: list[tuple[Details, msgspec.Raw]] = []
-        for raw in _items(chain.OptionPair):
-            try:
-                pair = _readers[Pair](raw)
-                sides = (*_items(pair.Call), *_items(pair.Put))
-            except UNREADABLE as error:
-                scope.reject(f"pair: {error}", bytes(raw), ts_recv)
-                continue
-            for side in sides:
-                try:
-                    legs.append((_readers[Details](side), side))
-                except UNREADABLE as error:
-                    scope.reject(f"option: {error}", bytes(side), ts_recv)
-        # A leg may be newer than the whole it came in: the snapshot is of the newest time in it that can be.
-        latest_s = (ts_recv + TS_AHEAD_MAX) // SECOND
-        ts_event = max((chain.timeStamp, *(leg.timeStamp for leg, _ in legs if leg.timeStamp <= latest_s))) * SECOND
-        for item, side in legs:
-            try:
-                contract(item, ts_event, ts_recv)
-            except (FrameError, SymbolError) as error:
-                scope.reject(str(error), bytes(side), ts_recv)
-
-    return response
