@@ -151,6 +151,7 @@ rates, yields, volatilities = st.floats(-0.02, 0.12), st.floats(0.0, 0.08), st.f
 distances = st.floats(0.6, 1.6)
 
 
+@settings(deadline=None)
 @given(spots, distances, years_, rates, yields, volatilities)
 def test_calls_and_puts_keep_parity(spot, distance, years, rate, dividend_yield, volatility):
     strike = spot * distance

@@ -8,7 +8,7 @@ import re
 from datetime import UTC, date, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recorder.values.errors import SymbolError
@@ -25,6 +25,7 @@ contracts = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(one=contracts)
 def test_every_spelling_of_a_contract_is_read_as_that_contract(one):
     assert len(one.symbol) == 21
@@ -121,6 +122,7 @@ def test_parts_that_no_symbol_can_hold_are_refused(parts):
         contract(*parts)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_is_a_contract_or_a_symbol_error(text):
     try:

@@ -12,11 +12,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from recorder.commands.load import make_sink, migrate_to
-from recorder.core import history
-from recorder.core.frames import RESPONSE
+from recorder.core import history, polled
+from recorder.core.frames import POLLED, RESPONSE
 from recorder.core.history import HISTORY_CONNECTION, Page
 from recorder.core.pipeline import Pipeline
+from recorder.core.polled import Answer
 from recorder.feeds import make
 from recorder.shell.database import Database
 from recorder.shell.engine import Engine
@@ -25,7 +28,7 @@ from recorder.shell.questions import Questions
 from recorder.shell.snapshots import Snapshots
 from recorder.values.config import Config
 from recorder.values.errors import DatabaseError
-from recorder.values.feed import FeedSpec, Historian, HistoryRequest
+from recorder.values.feed import FeedSpec, Historian, HistoryRequest, Poll
 from recorder.values.tables import REJECTED
 
 SEGMENT_BYTES = 4 << 20  # answers are few; a prepared segment takes up its whole size
@@ -53,6 +56,22 @@ class Asking:
             self._journal.append(source, RESPONSE, time.time_ns(), payload)
             self._engine.wake()
             number += 1
+        return number
+
+    async def poll(self, spec: FeedSpec, poll: Poll, questions: Questions) -> int:
+        """One round of a poll; how many answers were journalled. What came before an error is stored.
+
+        Raises Unanswered, ConfigError, FrameError, JournalFull.
+        """
+        number = 0
+        source = self._journal.source(msgspec.structs.replace(spec, symbols=(), url=None, rest_url=None,
+                                                              connection=HISTORY_CONNECTION))  # fmt: skip
+        async for http, response, _ in questions.pages(poll.ask()):
+            if response.status == 200 and not http.private:
+                answer = Answer(key=poll.key, url=http.url, encoding=response.headers.get("content-encoding", ""))
+                self._journal.append(source, POLLED, time.time_ns(), polled.encode(answer, response.body))
+                self._engine.wake()
+                number += 1
         return number
 
     @property

@@ -39,6 +39,7 @@ VERBS = {
     "simulate": "serve a journal or capture as the provider's own WebSocket",
     "gaps": "what is missing, and what was repaired",
     "coverage": "how complete a day is, with the evidence",
+    "chain": "a symbol's option chain with Greeks: ask once, store, print",
     "actions": "splits, dividends, symbol changes: ask providers, store, list conflicts",
     "export": "rows of a table or view as Parquet, Arrow or CSV, bars adjusted as of a date",
     "drill": "faults with ground truth against your own installation: sent, stored, lost, doubled",

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Generator
 from typing import Any
 
+from recorder.core.polled import unpacked
 from recorder.shell.history_client import HistoryClient, retry_after_s
 from recorder.values.errors import ConfigError, RecorderError
 from recorder.values.feed import HttpRequest, HttpResponse
@@ -28,23 +29,31 @@ class Questions:
     """Asks one provider, one request at a time and no faster than it allows.
 
     requests  made so far, tries included
+    client    with bounds of its own, where answers are longer than a page of history
+    signer    sends the requests that are to be signed, where somebody has to log in
     """
 
-    def __init__(self, provider: str, per_second_max: float, log: Any) -> None:
+    def __init__(
+        self, provider: str, per_second_max: float, log: Any, client: HistoryClient | None = None, signer: Any = None
+    ) -> None:
         self.provider, self.requests = provider, 0
         self._spacing_s, self._log = 1.0 / per_second_max, log
-        self._client = HistoryClient()
+        self._client, self._signer = client or HistoryClient(), signer
         self._next = 0.0  # of the loop's clock
 
     async def pages(
         self, pages: Generator[HttpRequest, HttpResponse, None]
     ) -> AsyncIterator[tuple[HttpRequest, HttpResponse, bool]]:
-        """Every request of a question with its answer, and whether it was the last. Raises Unanswered, ConfigError."""
+        """Every request of a question with its answer as received, and whether it was the last.
+
+        Raises Unanswered, ConfigError, FrameError.
+        """
         http = next(pages, None)
         while http is not None:
             response = await self._get(http)
+            body = unpacked(response.body, response.headers.get("content-encoding", ""))
             try:
-                following = pages.send(response)
+                following = pages.send(HttpResponse(response.status, response.headers, body))
             except StopIteration:
                 following = None
             yield http, response, following is None
@@ -61,13 +70,14 @@ class Questions:
             await self._pace()
             self.requests += 1
             try:
-                response = await self._client.get(http)
+                signer = self._signer if http.sign else None
+                response = await (signer.get(self._client, http) if signer else self._client.get(http))
             except ConfigError:
                 raise
             except OSError as error:
                 why = f"no answer: {error or type(error).__name__}"
                 continue
-            if response.status == 200:
+            if response.status == 200 or response.status in http.accepts:
                 return response
             why = _refusal(http, response)
             if response.status in LIMITED:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 from decoding import FRAME_END, Recorded
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recorder.feeds import make
@@ -154,6 +154,7 @@ def test_the_simulators_chain_is_read_whole():
     assert sum("greeks_source" not in row for row in rows) == 1
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.dictionaries(

@@ -42,7 +42,7 @@ class Cboe:
     now          ns
     expirations, strikes  how many of each; two contracts for every pair
     requests     in any second, before 429
-    Of every chain the farthest put has no volatility (iv 0), as Cboe has for those it does not compute.
+    Of every chain one put at the money has no volatility (iv 0), as Cboe has where it did not find one.
     """
 
     def __init__(
@@ -90,7 +90,14 @@ class Cboe:
             for j in range(self._strikes):
                 strike = round(worth * (0.8 + 0.4 * j / max(1, self._strikes - 1)), 0)
                 legs += [self._leg(symbol, day, strike, kind, worth, seconds) for kind in (CALL, PUT)]
-        legs[1] |= {"iv": 0.0, "delta": 0.0, "gamma": 0.0, "theta": 0.0, "rho": 0.0, "vega": 0.0}
+        legs[2 * (self._strikes // 2) + 1] |= {
+            "iv": 0.0,
+            "delta": 0.0,
+            "gamma": 0.0,
+            "theta": 0.0,
+            "rho": 0.0,
+            "vega": 0.0,
+        }
         data = {"symbol": symbol, "security_type": "stock", "current_price": worth, "bid": worth, "ask": worth}
         time = f"{made:%Y-%m-%d %H:%M:%S}"
         return {"timestamp": time, "data": {**data, "iv30": VOLATILITY * 100, "options": legs}, "symbol": symbol}
