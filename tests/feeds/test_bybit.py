@@ -387,6 +387,22 @@ def test_an_error_inside_http_200_is_an_error(body: bytes) -> None:
         pages.send(HttpResponse(200, {}, body))
 
 
+def test_documented_bars_become_rows_and_their_pages_name_first_and_last() -> None:
+    day = [["1670608800000", "17071", "17073", "17027", "17055.5", "268611", "15.74462667"],
+           ["1670605200000", "17071.5", "17071.5", "17061", "17071", "4177", "0.24469757"]]  # fmt: skip
+    body = {"retCode": 0, "retMsg": "OK", "result": {"symbol": "BTCUSD", "category": "inverse", "list": day}}
+    feed = Recorded("bybit", (), market="inverse")
+    request = HistoryRequest("BTC-USD-PERP", "bars", 1_670_605_200 * 10**9, FRAME_END, timeframe="1h")
+    url = next(feed.feed.history(request)).url  # type: ignore[attr-defined]
+    assert "/v5/market/kline?category=inverse&symbol=BTCUSD&interval=60&start=1670605200000&end=1674201600000" in url
+    feed.feed.history_decoder(feed.scope)(request, json.dumps(body).encode(), FRAME_END)  # type: ignore[attr-defined]
+    rows = [(r["ts_event"], r["open"], r["high"], r["low"], r["close"], r["volume"]) for r in feed.rows("bars")]
+    assert rows == [
+        (1_670_608_800 * 10**9, 17071.0, 17073.0, 17027.0, 17055.5, 268611.0),
+        (1_670_605_200 * 10**9, 17071.5, 17071.5, 17061.0, 17071.0, 4177.0),
+    ]
+
+
 # The simulator
 
 
@@ -419,6 +435,32 @@ def test_the_simulator_answers_with_errors_and_goes_on(request_: Any, words: str
             subscribe = {"op": "subscribe", "req_id": "6", "args": ["publicTrade.BTCUSDT"]}
             assert (await told(ws, subscribe))["success"] is True
             assert "already subscribed" in (await told(ws, subscribe))["ret_msg"]
+
+    asyncio.run(body())
+
+
+def test_every_minute_of_two_days_is_fetched_from_the_simulator_once() -> None:
+    start, bars = 1_700_000_040 * 10**9, 2881
+
+    async def body() -> None:
+        async with Simulator(["bybit-inverse"], total=0, symbols=["BTC-USD-PERP"]) as sim, asyncio.timeout(DEADLINE_S):
+            own = {"url": sim.url("bybit-inverse"), "rest_url": sim.rest_url("bybit-inverse")}
+            feed: Any = make(spec("BTC-USD-PERP", options={"market": "inverse"}, **own))
+            recorded = Recorded("bybit", (), market="inverse")
+            end = start + (bars - 1) * 60 * 10**9
+            request = HistoryRequest("BTC-USD-PERP", "bars", start, end, timeframe="1m")
+            decode, asked = feed.history_decoder(recorded.scope), 0
+            for page in feed.history(request):
+                answer = await asyncio.to_thread(get, page)
+                decode(request, answer.body, FRAME_END)
+                asked += 1
+            times = [row["ts_event"] for row in recorded.rows("bars")]
+            assert (asked, sorted(times)) == (3, [start + i * 60 * 10**9 for i in range(bars)])
+            assert recorded.rows("rejected") == []
+            for wrong in ("symbol=FOO&interval=1", "symbol=BTCUSD&interval=x", "symbol=BTCUSD&interval=1&limit=1001"):
+                bad = HttpRequest(f"{own['rest_url']}/v5/market/kline?category=inverse&{wrong}")
+                answer = await asyncio.to_thread(get, bad)
+                assert (answer.status, json.loads(answer.body)["retCode"]) == (200, 10001)
 
     asyncio.run(body())
 

@@ -221,6 +221,7 @@ SYMBOLS: dict[str, tuple[str, dict[str, str]]] = {
     "alpaca": ("AAPL", {}), "binance": ("BTC-USDT", {}), "bitstamp": ("BTC-USD", {}), "coinbase": ("BTC-USD", {}),
     "deribit": ("BTC-USD-PERP", {}), "kraken": ("BTC-USD", {}), "okx": ("BTC-USDT", {}),
     "polygon": ("AAPL", {}),
+    "bybit": ("BTC-USD-PERP", {"market": "inverse"}),
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 import msgspec
 
 from recorder.core.batch import Scope
-from recorder.feeds.bybit import history
+from recorder.feeds.bybit import bars, history
 from recorder.feeds.bybit.messages import DATA, TIMEFRAMES, decoder
 from recorder.values.errors import ConfigError, nearest
 from recorder.values.feed import (
@@ -30,7 +30,7 @@ from recorder.values.feed import (
     Send,
     Subscriptions,
 )
-from recorder.values.history import checked, rest_base
+from recorder.values.history import by_channel, checked, rest_base
 from recorder.values.messages import chunks, fields_of, option, sharded
 from recorder.values.symbols import BybitMarket, bybit_canonical, bybit_name
 
@@ -92,8 +92,9 @@ class Bybit:
             subscribe_items_max=SUBSCRIBE_ITEMS_MAX[self.market],
             sends_per_second_max=SENDS_PER_SECOND_MAX,
             connects_per_minute_max=CONNECTS_PER_MINUTE_MAX,
-            history="the last 60 trades (spot) or 1000: what a short interruption has missed",
-            history_channels=("trades",) if self._base() is not None else (),
+            history="bars; the last 60 trades (spot) or 1000: what a short interruption has missed",
+            history_channels=("trades", "bars") if self._base() is not None else (),
+            history_timeframes=tuple(bars.NAMES),
             rest_per_second_max=history.PER_SECOND_MAX,
         )
 
@@ -102,10 +103,11 @@ class Bybit:
 
     def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
         base = checked(self.spec, self.capability(), self._base(), request)
-        return history.pages(base, self.market, bybit_name(request.symbol, self.market), request)
+        pages = bars.pages if request.channel == "bars" else history.pages
+        return pages(base, self.market, bybit_name(request.symbol, self.market), request)
 
     def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
-        return history.decoder(out)
+        return by_channel({"trades": history.decoder(out), "bars": bars.decoder(out)})
 
     def shards(self) -> list[FeedSpec]:
         return sharded(self.spec, self.capability())

@@ -56,15 +56,20 @@ class Page(Struct):
 _page = msgspec.json.Decoder(Page).decode
 
 
-def _read(body: bytes, refuse: Callable[[str, bytes], None]) -> list[Past]:
-    """Trades of a page. Raises FrameError."""
+def page_of(body: bytes) -> Result:
+    """What an answer holds. Raises FrameError, also for the errors that come as HTTP 200."""
     try:
         page = _page(body)
     except UNREADABLE as error:
-        raise FrameError(f"no page of trades: {error}") from None
+        raise FrameError(f"no answer of Bybit: {error}") from None
     if page.retCode != 0 or page.result is None:
         raise FrameError(f"Bybit: {page.retCode} {page.retMsg[:200]}")
-    return fitting(page.result.list, element_reader(Past), refuse)
+    return page.result
+
+
+def _read(body: bytes, refuse: Callable[[str, bytes], None]) -> list[Past]:
+    """Trades of a page. Raises FrameError."""
+    return fitting(page_of(body).list, element_reader(Past), refuse)
 
 
 def pages(base: str, market: str, name: str, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:

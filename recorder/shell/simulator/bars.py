@@ -182,6 +182,31 @@ def _okx(venue: Venue, asked: Asked) -> Answer | None:
     return Answer(200, f'{{"code":"0","msg":"","data":{items}}}')
 
 
+def _bybit(venue: Venue, asked: Asked) -> Answer | None:
+    if asked.path != "/v5/market/kline":
+        return None
+
+    def refused(words: str) -> Answer:
+        return Answer(200, {"retCode": 10001, "retMsg": words, "result": {}, "retExtInfo": {}})
+
+    symbol = venue.index.get(asked.query.get("symbol", ""))
+    if symbol is None:
+        raise Refused(refused("Not supported symbols"))
+    interval = asked.query.get("interval", "")
+    step = int(interval) * 60 if interval.isdecimal() else {"D": 86_400, "W": 7 * 86_400}.get(interval, 0)
+    if not step:
+        raise Refused(refused("Invalid period!"))
+    bad = refused("params error")
+    limit = whole(asked, "limit", 200, bad, 1, 1000)
+    first, last = whole(asked, "start", 0, bad), whole(asked, "end", EVER_S * 1000, bad)
+    bars = made(symbol, -(-first // 1000), min(last // 1000, _now_s(venue)), step)[::-1][:limit]
+    items = _listed(
+        f'["{b.start * 1000}","{b.open}","{b.high}","{b.low}","{b.close}","{b.volume}","0.5"]' for b in bars
+    )
+    name = asked.query["symbol"]
+    return Answer(200, f'{{"retCode":0,"retMsg":"OK","result":{{"symbol":"{name}","list":{items}}},"retExtInfo":{{}}}}')
+
+
 def _deribit(venue: Venue, asked: Asked) -> Answer | None:
     if asked.path != "/api/v2/public/get_tradingview_chart_data":
         return None
@@ -258,4 +283,5 @@ def _listed(items: Iterable[str]) -> str:
 _PAGES: dict[str, Callable[[Venue, Asked], Answer | None]] = {
     "alpaca": _alpaca, "binance": _binance, "binance-usdm": _binance, "binance-coinm": _binance, "bitstamp": _bitstamp,
     "coinbase": _coinbase, "coinbase-advanced": _coinbase, "deribit": _deribit, "kraken": _kraken, "okx": _okx,
+    "bybit": _bybit, "bybit-linear": _bybit, "bybit-inverse": _bybit,
 }  # fmt: skip

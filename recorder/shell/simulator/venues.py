@@ -123,7 +123,7 @@ def make_rest(venue: Venue) -> Rest:
         busy = Answer(429, {"code": "50011", "msg": "Too Many Requests", "data": []})
         return Rest(venue, bars.beside(okx_page), busy)
     if venue.key.startswith("bybit"):
-        return Rest(venue, recent_trades, BYBIT_LIMITED)
+        return Rest(venue, bars.beside(recent_trades), BYBIT_LIMITED)
     if venue.key == "alpaca":
         return Rest(venue, bars.beside(alpaca), Answer(429, {"message": "too many requests."}))
     if venue.key == "polygon":
