@@ -27,6 +27,7 @@ SYMBOLS = {
     "binance-usdm": ["BTC-USDT-PERP", "ETH-USDT-PERP"],
     "kraken": ["BTC-USD", "ETH-USD"],
     "okx": ["BTC-USDT", "ETH-USDT-PERP"],
+    "bybit": ["BTC-USDT", "ETH-USDC"],
     "alpaca": ["AAPL", "SPY"],
 }
 OPTIONS = {
@@ -36,6 +37,7 @@ OPTIONS = {
     "binance-usdm": {"provider": "binance", "market": "usdm"},
     "kraken": {"provider": "kraken"},
     "okx": {"provider": "okx"},
+    "bybit": {"provider": "bybit"},
     "alpaca": {"provider": "alpaca", "feed": "iex"},
 }
 KEY, SECRET = "PKTESTONLY0123456789", "s3cr3tOfTheTests/0123456789abcdef"
@@ -111,7 +113,7 @@ def test_every_row_of_every_provider_is_stored_exactly_once_and_no_secret_is_kep
 ) -> None:
     with (
         exchange("coinbase", "binance", "kraken", "alpaca") as first,
-        exchange("coinbase-advanced", "binance-usdm", "alpaca", "okx", seed=2) as second,
+        exchange("coinbase-advanced", "binance-usdm", "alpaca", "okx", "bybit", seed=2) as second,
     ):
         where = {f"all-{name}": (first, name) for name in first.providers}
         where |= {f"all-{name}-2": (second, name) for name in second.providers}
