@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,18 +114,10 @@ def _where(args: argparse.Namespace) -> str:
 def _typed(client: SqlClient, args: argparse.Namespace, columns: list[tuple[str, str]], query: str) -> int:
     from recorder.shell import tabular
 
-    parts = tabular.batches(client.export_csv(query), columns)
+    schema, parts = tabular.read(client.export_csv(query), columns)
     if args.adjust:
-        parts = adjusted(parts, args.table, Factors(client, args))
-    first = next(parts, None)
-    if first is None:  # not even a header
-        return 0
-    return tabular.write(args.output, args.format, _chained(first, parts), first.schema)
-
-
-def _chained(first: pa.RecordBatch, parts: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield first
-    yield from parts
+        schema, parts = with_factor(schema), adjusted(parts, args.table, Factors(client, args))
+    return tabular.write(args.output, args.format, parts, schema)
 
 
 class Factors:
@@ -183,7 +175,13 @@ class Factors:
         return None
 
 
-def adjusted(parts: Iterator[pa.RecordBatch], table: str, factors: Factors) -> Iterator[pa.RecordBatch]:
+def with_factor(schema: pa.Schema) -> pa.Schema:
+    import pyarrow as pa
+
+    return schema.append(pa.field("factor", pa.float64()))
+
+
+def adjusted(parts: Iterable[pa.RecordBatch], table: str, factors: Factors) -> Iterator[pa.RecordBatch]:
     """Prices and sizes of the batches adjusted, and a column ``factor``: by what the prices were multiplied."""
     import numpy as np
     import pyarrow as pa

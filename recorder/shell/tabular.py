@@ -6,6 +6,7 @@ pyarrow is imported here only, by who asks for Parquet, Arrow or changed columns
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -46,8 +47,8 @@ class _Stream(io.RawIOBase):
         return taken
 
 
-def batches(pieces: Iterable[bytes], columns: Iterable[tuple[str, str]]) -> Iterator[pa.RecordBatch]:
-    """CSV of the server, with a header line, as batches of typed columns.
+def read(pieces: Iterable[bytes], columns: Iterable[tuple[str, str]]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """CSV of the server, with a header line, as typed batches, and what they are.
 
     columns  (name, QuestDB type); times become timestamps of ns in UTC. Raises RecorderError without pyarrow.
     """
@@ -65,7 +66,21 @@ def batches(pieces: Iterable[bytes], columns: Iterable[tuple[str, str]]) -> Iter
             column_types=types, strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=["", "null"]
         ),
     )
-    yield from reader
+    return reader.schema, map(_unescaped, reader)
+
+
+def _unescaped(part: pa.RecordBatch) -> pa.RecordBatch:
+    """The server writes line breaks, tabs and backslashes of a text as JSON does, its quotes as CSV does."""
+    pa, compute = _pyarrow(), _pyarrow("pyarrow.compute")
+    for place, field in enumerate(part.schema):
+        if field.type != pa.string() or not compute.any(compute.match_substring(part.column(place), "\\")).as_py():
+            continue
+        texts = [
+            json.loads('"' + text.replace('"', '\\"') + '"') if text and "\\" in text else text
+            for text in part.column(place).to_pylist()
+        ]
+        part = part.set_column(place, field, pa.array(texts, pa.string()))
+    return part
 
 
 def _arrow_type(pa: Any, kind: str) -> Any:
@@ -92,7 +107,7 @@ def write(path: Path, form: str, parts: Iterable[pa.RecordBatch], schema: pa.Sch
 
 
 def write_bytes(path: Path, pieces: Iterable[bytes]) -> int:
-    """CSV as it comes; how many lines besides the header."""
+    """CSV as the server writes it, a line break in a text as ``\\n``; how many lines besides the header."""
     lines = 0
     with _whole(path) as file:
         for piece in pieces:

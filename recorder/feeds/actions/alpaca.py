@@ -113,14 +113,14 @@ class Alpaca(Asked):
             for raw in items:
                 try:
                     found.append(_action(kind, _item(raw)))
-                except (*UNREADABLE, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+                except (*UNREADABLE, KeyError, TypeError, ValueError, ArithmeticError) as error:
                     refuse(f"{kind}: {type(error).__name__}: {error}", bytes(raw))
         return found
 
 
 def _action(kind: str, item: dict[str, Any]) -> Action:
     action_type, symbol, days, gets = _KINDS[kind]
-    day = next(item[name] for name in (*days, "process_date") if item.get(name))
+    day = next((item[name] for name in days if item.get(name)), item["process_date"])
     ratio = amount = None
     if kind == "stock_dividends":
         ratio = 1.0 + float(item["rate"])

@@ -22,12 +22,11 @@ from recorder.values.feed import Capability, FeedSpec, HistoryRequest, HttpReque
 from recorder.values.history import checked, rest_base
 from recorder.values.schedule import NEW_YORK
 from recorder.values.schema import TEXT_NULL
-from recorder.values.symbols import SYMBOL_CHARS_MAX, hashed_id
+from recorder.values.symbols import hashed_id
 from recorder.values.tables import ACTION_TYPES
 
 CHANNEL = "actions"
-ID_CHARS_MAX = 128  # a uuid has 36, Polygon's hashes 65
-TICKER_MAX = SYMBOL_CHARS_MAX
+ID_CHARS_MAX = 128  # of ids and symbols: a uuid has 36, Polygon's hashes 65
 _CODES = {name: code for code, name in enumerate(ACTION_TYPES, 1)}
 _NAN = math.nan
 
@@ -146,12 +145,12 @@ class Store:
 
 
 def checked_texts(action: Action, action_id: str) -> None:
-    """Raises FrameError for a name or an id that cannot be one."""
-    for name in (action.symbol, action.new_symbol):
-        if name is not None and (not name or len(name) > TICKER_MAX or not name.isprintable()):
-            raise FrameError(f"{name[:80]!r} is no symbol")
-    if len(action_id) > ID_CHARS_MAX or not action_id.isprintable():
-        raise FrameError(f"{action_id[:80]!r} is no id of an action")
+    """Raises FrameError for a name or an id that cannot be one: a provider may send anything in its place."""
+    for text in (action.symbol, action_id, action.currency, action.new_symbol):
+        if text is not None and (
+            not isinstance(text, str) or not text.isprintable() or not 0 < len(text) <= ID_CHARS_MAX
+        ):
+            raise FrameError(f"{str(text)[:80]!r} is neither a symbol nor an id")
 
 
 def midnight(day: str, zone: str) -> int:

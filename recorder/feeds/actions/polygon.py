@@ -100,7 +100,7 @@ class Polygon(Asked):
         for raw in items:
             try:
                 found.append(_action(_item(raw)))
-            except (*UNREADABLE, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            except (*UNREADABLE, KeyError, TypeError, ValueError, ArithmeticError) as error:
                 refuse(f"{type(error).__name__}: {error}", bytes(raw))
         return found
 
