@@ -133,6 +133,23 @@ CREATE TABLE IF NOT EXISTS valuations (
 ) TIMESTAMP(ts_event) PARTITION BY DAY WAL
 DEDUP UPSERT KEYS(ts_event, symbol, feed, kind);
 
+-- news: a version of an article, for one symbol that it names
+CREATE TABLE IF NOT EXISTS news (
+  ts_event TIMESTAMP_NS,
+  ts_recv TIMESTAMP_NS,
+  feed SYMBOL CAPACITY 64,
+  symbol SYMBOL CAPACITY 16384,
+  news_id LONG,
+  created TIMESTAMP_NS,
+  headline VARCHAR,
+  summary VARCHAR,
+  source SYMBOL CAPACITY 64,
+  author VARCHAR,
+  url VARCHAR,
+  content_chars LONG
+) TIMESTAMP(ts_event) PARTITION BY MONTH WAL
+DEDUP UPSERT KEYS(ts_event, symbol, feed, news_id);
+
 -- gaps: something missing
 CREATE TABLE IF NOT EXISTS gaps (
   ts_event TIMESTAMP_NS,

@@ -20,6 +20,7 @@ from recorder.values.tables import (
     GAP_SEQUENCE,
     GAPS,
     NAMED,
+    NEWS,
     OPTIONS_CHAIN,
     QUOTES,
     REJECTED,
@@ -298,6 +299,7 @@ class Scope:
         self.options = out.batches[OPTIONS_CHAIN.name]
         self.actions = out.batches[CORPORATE_ACTIONS.name]
         self.valuations = out.batches[VALUATIONS.name]
+        self.news = out.batches[NEWS.name]
         self.text = out.texts.id
         self.feed_id = out.texts.id(feed)
         self.position = 0  # of the frame being decoded: just past it

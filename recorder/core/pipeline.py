@@ -42,6 +42,7 @@ from recorder.values.tables import (
     GAPS,
     HISTORY,
     NAMED,
+    NEWS,
     OPTIONS_CHAIN,
     QUOTES,
     REJECTED,
@@ -85,7 +86,7 @@ class Pipeline:
         self._sealed_to = 0  # position of the last block: what was held back then is in the one after it
         self._matcher, self._templates = Matcher(self.out), templates
         self._delivered: Counter[tuple[str, int]] = Counter()  # rows by (channel, series) where kernels count none
-        self._contracts: Counter[tuple[int, int]] = Counter()  # rows of chains by (feed, symbol), ids of texts
+        self._contracts: Counter[tuple[int, int]] = Counter()  # rows of chains and news by (feed, symbol), ids of texts
 
     def consume(self, frames: Frames) -> None:
         """Decode frames in order; a bad one is counted, recorded in ``rejected`` and passed over."""
@@ -313,7 +314,7 @@ class Pipeline:
             if repeated.any():
                 self.duplicates += int(repeated.sum())
                 rows = rows[~repeated]
-        if name == OPTIONS_CHAIN.name:
+        if name in (OPTIONS_CHAIN.name, NEWS.name):
             self._contracts.update(rows[["feed", "symbol"]].tolist())
         elif name in CHANNELS_BESIDE:
             channel = CHANNELS_BESIDE[name]
@@ -353,7 +354,7 @@ class Pipeline:
 
         return {
             (channel, symbol): legs(symbol)
-            if channel == "options"
+            if channel in ("options", "news")
             else sum(count(channel, i) for i in place.get(symbol, ()))
             for channel, symbol in keys
         }

@@ -197,6 +197,27 @@ CORPORATE_ACTIONS = Table(
     ),
 )
 
+NEWS = Table(
+    "news",
+    "a version of an article, for one symbol that it names",
+    partition="MONTH",
+    dedup=("ts_event", "symbol", "feed", "news_id"),
+    columns=(
+        Column("ts_event", TIMESTAMP, "when this version was published"),
+        Column("ts_recv", TIMESTAMP, "when its bytes arrived here"),
+        Column("feed", symbol(64), "the configured feed the row came through"),
+        Column("symbol", symbol(16384), "as the provider writes it; * where the article names none"),
+        Column("news_id", LONG, "provider's id, the same for every version"),
+        Column("created", TIMESTAMP, "when it was first published"),
+        Column("headline", VARCHAR, "up to 4000 characters, as is the summary"),
+        Column("summary", VARCHAR, "where there is one"),
+        Column("source", symbol(64), "who published it"),
+        Column("author", VARCHAR, "who wrote it"),
+        Column("url", VARCHAR, "where it can be read"),
+        Column("content_chars", LONG, "length of the article's HTML, which stays in the journal"),
+    ),
+)
+
 VALUATIONS = Table(
     "valuations",
     "a value that a provider computed for a symbol: nobody traded at it",
@@ -326,8 +347,8 @@ QUALITY_EVENTS = Table(
 TABLES = {
     t.name: t
     for t in (
-        TRADES, QUOTES, BARS, STATUSES, OPTIONS_CHAIN, CORPORATE_ACTIONS, VALUATIONS, GAPS, FEED_EVENTS, REJECTED,
-        COVERAGE, LATENCY, QUALITY_EVENTS,
+        TRADES, QUOTES, BARS, STATUSES, OPTIONS_CHAIN, CORPORATE_ACTIONS, VALUATIONS, NEWS, GAPS, FEED_EVENTS,
+        REJECTED, COVERAGE, LATENCY, QUALITY_EVENTS,
     )
 }  # fmt: skip
 

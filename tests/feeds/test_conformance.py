@@ -79,11 +79,15 @@ def channels_for(name: str, options: dict[str, str]) -> tuple[str, ...]:
     """The first channel that it has with these options."""
     if options.get("api") == "rest" and name == "yahoo":
         return ("bars",)
+    if options.get("feed") == "news":
+        return ("news",)
     return ("trades",) if "trades" in PROVIDERS[name].channels else PROVIDERS[name].channels[:1]
 
 
 def symbols_for(name: str, options: dict[str, str], count: int) -> tuple[str, ...]:
     """So many symbols that the provider could have."""
+    if name == "alpaca" and options.get("feed") in ("opra", "indicative"):
+        return tuple(f"AAPL  251219C{i:08d}" for i in range(1, count + 1))
     if name == "polygon" and options.get("cluster") == "options":
         return tuple(f"AB251219C{i:08d}" for i in range(count))
     stocks = name in STOCKS and options.get("feed") != "crypto"

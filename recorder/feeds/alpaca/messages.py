@@ -12,7 +12,7 @@ from recorder.values.errors import FrameError
 from recorder.values.schema import LONG_NULL
 
 Time = str | Ext  # RFC 3339 in JSON; MessagePack's timestamp extension, which msgspec would round to microseconds
-Texts = tuple[str, ...] | None  # a tuple: it is looked up whole
+Texts = tuple[str, ...] | str | None  # a tuple: it is looked up whole; one text of options, which have one condition
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
@@ -132,17 +132,34 @@ class Luld(Message, tag="l", gc=False, kw_only=True):
     z: str | None = None
 
 
+class News(Message, tag="n", gc=False, kw_only=True):
+    """{"T":"n","id":24918784,"headline":"Corsair Reports …","summary":"","author":"Benzinga Newsdesk",
+    "created_at":"2022-01-05T22:00:37Z","updated_at":"2022-01-05T22:00:38Z","url":null,"content":"<p>…</p>",
+    "symbols":["CRSR"],"source":"benzinga"}"""
+
+    id: Count
+    headline: str
+    summary: str | None = None
+    author: str | None = None
+    created_at: Time
+    updated_at: Time
+    url: str | None = None
+    content: str | None = None  # HTML, often of many kilobytes: it stays in the journal
+    symbols: tuple[str, ...] | None = None  # none: it concerns no security
+    source: str | None = None
+
+
 class Success(Message, tag="success", gc=False, kw_only=True):
     """{"T":"success","msg":"connected"}"""
 
     msg: str = ""
 
 
-RECORDED: tuple[Any, ...] = (Trade, Quote, Bar, UpdatedBar, DailyBar, Correction, Cancel, Status, Luld)
-# Order imbalance, order book, news: not recorded. Answers: read by on_control.
+RECORDED: tuple[Any, ...] = (Trade, Quote, Bar, UpdatedBar, DailyBar, Correction, Cancel, Status, Luld, News)
+# Order imbalance, order book: not recorded. Answers: read by on_control.
 PASSED_OVER: tuple[Any, ...] = tuple(
     msgspec.defstruct(f"PassedOver_{tag}", (), tag_field="T", tag=tag, gc=False)
-    for tag in ("i", "o", "n", "error", "subscription")
+    for tag in ("i", "o", "error", "subscription")
 )
 KINDS: Mapping[str, Any] = {cls.__struct_config__.tag: cls for cls in (*RECORDED, Success, *PASSED_OVER)}
 STRICT: Mapping[Any, Any] = {

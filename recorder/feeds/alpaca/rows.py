@@ -20,6 +20,7 @@ from recorder.feeds.alpaca.messages import (
     Correction,
     DailyBar,
     Luld,
+    News,
     Quote,
     Status,
     Success,
@@ -27,6 +28,7 @@ from recorder.feeds.alpaca.messages import (
     Trade,
     UpdatedBar,
 )  # fmt: skip
+from recorder.feeds.alpaca.news import news_rows
 from recorder.values.errors import FrameError, SymbolError
 from recorder.values.feed import HOUR, SECOND
 from recorder.values.schema import LONG_NULL, TEXT_NULL
@@ -47,6 +49,7 @@ from recorder.values.tables import (
 
 YEAR_2000_NS = 946_684_800 * SECOND
 AHEAD_NS_MAX = 24 * HOUR  # past the receive time: clocks differ by seconds, a day is nonsense
+ALIKE_MAX = 4096  # trades without an id that are remembered: equal ones come together
 KNOWN_SALES_MAX = 1 << 16  # combinations of conditions and tape remembered; some hundred occur
 _INF = float("inf")
 _NAN = float("nan")
@@ -111,13 +114,13 @@ class _Series(dict[str, int]):
 class _Sales(dict[tuple[Texts, str | None], tuple[int, int, int]]):
     """(conditions, tape) → (conditions id, tape id, flags)."""
 
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
+    def __init__(self, scope: Scope, options: bool = False) -> None:
+        self._scope, self.options = scope, options
 
     def __missing__(self, key: tuple[Texts, str | None]) -> tuple[int, int, int]:
-        conditions, tape = key
+        conditions, tape = codes_of(key[0]), key[1]
         flags = 0
-        if conditions:  # crypto has none
+        if conditions and not self.options:  # crypto has none; what OPRA's mean for last and volume is not published
             flags = eligibility(conditions, tape)
             for code in unknown_conditions(conditions, tape):
                 self._scope.unknown(f"condition {code} on tape {tape}")
@@ -145,7 +148,13 @@ class _Places(dict[str | None, int]):
         return number
 
 
-def _teach_span(scope: Scope, name: str, conditions: Texts, tape: str | None, *values: int) -> None:
+def codes_of(conditions: Texts) -> tuple[str, ...] | None:
+    if isinstance(conditions, str):
+        return (conditions,) if conditions.strip() else None
+    return conditions
+
+
+def _teach_span(scope: Scope, name: str, conditions: tuple[str, ...] | None, tape: str | None, *values: int) -> None:
     """Teach how conditions and tape look at the end of a message, in both formats."""
     if conditions is not None and tape is not None:
         scope.teach(name, msgspec.json.encode(conditions) + b',"z":' + msgspec.json.encode(tape), *values)
@@ -216,9 +225,9 @@ def templates_of(scope: Scope, crypto: bool, packed: bool) -> Templates:
     return Templates((Message("[<rows>]", *(_CRYPTO if crypto else _STOCKS), *bars),), packed)
 
 
-def rows_of(scope: Scope, canonical: Callable[[str], str]) -> dict[Any, Store]:
+def rows_of(scope: Scope, canonical: Callable[[str], str], options: bool = False) -> dict[Any, Store]:
     """Type of message → what stores it."""
-    series, sales, halted = _Series(scope, canonical), _Sales(scope), scope.kept("halted")
+    series, sales, halted = _Series(scope, canonical), _Sales(scope, options), scope.kept("halted")
     places = _Places(scope, "exchange", "bid_exchange", "ask_exchange")
 
     def success(message: Success, ts_recv: int) -> None:
@@ -238,6 +247,7 @@ def rows_of(scope: Scope, canonical: Callable[[str], str]) -> dict[Any, Store]:
         Cancel: _cancel_rows(scope, series, places, sales),
         Status: _status_rows(scope, series, halted),
         Luld: _luld_rows(scope, series),
+        News: news_rows(scope, _time),
     }
     rows |= {STRICT[cls]: row for cls, row in rows.items()}
     return rows | dict.fromkeys(PASSED_OVER, lambda message, ts_recv: None) | {Success: success}
@@ -257,15 +267,16 @@ def _trade_rows(
 ) -> Store:
     """``always``: flags of every row."""
     append, varchar = scope.trades.append, scope.trades.varchar
-    sides = {"B": BUY, "S": SELL}
+    sides, alike = {"B": BUY, "S": SELL}, scope.kept("alike") if sales.options else None
 
     def row(message: Trade, ts_recv: int) -> None:
         ts = _time(message.t, ts_recv)
         symbol, price, size, number = message.S, message.p, message.s, message.i
         if not (0.0 < price < _INF and 0.0 <= size < _INF):
             raise FrameError(f"trade of {size} at {price}")
-        if number is None:  # not seen in the wild; an id that a replay reproduces keeps such rows apart
-            number = hashed_id(f"{symbol} {message.x} {ts} {price} {size}")
+        if number is None:  # options have none; an id that a replay reproduces keeps such rows apart
+            same = f"{symbol} {message.x} {ts} {price} {size}"
+            number = hashed_id(same if alike is None else _again(alike, same))
         exchange, (conditions, tape, flags) = places[message.x], sales[message.c, message.z]
         flags |= always
         if symbol in halted:
@@ -278,6 +289,14 @@ def _trade_rows(
         append(ts, ts_recv, series[symbol], exchange, number, ref, price, size, side, conditions, tape, flags)
 
     return row
+
+
+def _again(alike: dict[str, int], same: str) -> str:
+    """The same with which of several it is: two prints of one instant, price and size are two."""
+    number = alike[same] = alike.get(same, 0) + 1
+    if len(alike) > ALIKE_MAX:
+        alike.clear()
+    return f"{same} {number}" if number > 1 else same
 
 
 def _correction_rows(scope: Scope, series: _Series, places: _Places, sales: _Sales) -> Store:
@@ -342,9 +361,10 @@ def _quote_rows(scope: Scope, series: Mapping[str, int], places: _Places, flags:
         if conditions is None:
             if len(joined) >= KNOWN_SALES_MAX:
                 joined.clear()
-            conditions = text(",".join(message.c)) if message.c else TEXT_NULL
+            codes = codes_of(message.c)
+            conditions = text(",".join(codes)) if codes else TEXT_NULL
             joined[message.c, message.z] = conditions
-            _teach_span(scope, "conditions", message.c, message.z, conditions)
+            _teach_span(scope, "conditions", codes, message.z, conditions)
         append(
             ts, ts_recv, series[message.S], LONG_NULL, bid, bid_size, ask, ask_size, places[message.bx],
             places[message.ax], conditions, flags,

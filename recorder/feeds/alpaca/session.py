@@ -14,6 +14,7 @@ from recorder.feeds.alpaca import history
 from recorder.feeds.alpaca.messages import CONTROL, LENIENT, MALFORMED, RAW, STRICT_READERS, explain
 from recorder.feeds.alpaca.rows import rows_of, templates_of
 from recorder.values import feed as values
+from recorder.values import occ
 from recorder.values.errors import ConfigError, FrameError, nearest
 from recorder.values.feed import (
     SECOND,
@@ -34,9 +35,9 @@ from recorder.values.symbols import canonical_pair, pair_with, ticker
 KEY_ID, SECRET_KEY = "APCA_API_KEY_ID", "APCA_API_SECRET_KEY"  # names of environment variables, as Alpaca's clients use
 INFO = values.ProviderInfo(
     name="alpaca",
-    channels=("trades", "quotes", "bars", "statuses"),
+    channels=("trades", "quotes", "bars", "statuses", "news"),
     options={
-        "feed": ("iex", "sip", "delayed_sip", "test", "boats", "overnight", "crypto"),
+        "feed": ("iex", "sip", "delayed_sip", "test", "boats", "overnight", "crypto", "opra", "indicative", "news"),
         "location": ("us", "us-1", "us-2", "eu-1", "bs-1", "global"),  # of crypto: Alpaca's own, Kraken's …
         "format": ("msgpack", "json"),
     },
@@ -44,7 +45,10 @@ INFO = values.ProviderInfo(
     hosts=("stream.data.alpaca.markets", "stream.data.sandbox.alpaca.markets"),
 )
 _BASE = "wss://stream.data.alpaca.markets"
-_VERSION = {"boats": "v1beta1", "overnight": "v1beta1", "crypto": "v1beta3"}  # the others: v2
+_VERSION = dict.fromkeys(("boats", "overnight", "opra", "indicative", "news"), "v1beta1") | {
+    "crypto": "v1beta3"
+}  # or v2
+OPTIONS = ("opra", "indicative")  # of which indicative is delayed, its quotes changed: never to be mixed
 # Channels of ours → theirs. Corrections and cancels come with trades and may not be asked for.
 _STOCK_CHANNELS = {
     "trades": ("trades",),
@@ -52,7 +56,11 @@ _STOCK_CHANNELS = {
     "bars": ("bars", "updatedBars", "dailyBars"),
     "statuses": ("statuses", "lulds"),
 }
-_CRYPTO_CHANNELS = {name: _STOCK_CHANNELS[name] for name in ("trades", "quotes", "bars")}
+_CHANNELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {  # of the feeds that are not of stocks
+    "crypto": {name: _STOCK_CHANNELS[name] for name in ("trades", "quotes", "bars")},
+    **{key: {name: _STOCK_CHANNELS[name] for name in ("trades", "quotes")} for key in OPTIONS},
+    "news": {"news": ("news",)},
+}
 
 SYMBOLS_MAX = 1 << 20  # of a connection: there is no documented limit beside that of the plan, which answers with 405
 SUBSCRIBE_SYMBOLS_MAX = 500  # in one message: with seven channels below the 32,768 bytes at which their client splits
@@ -78,11 +86,17 @@ class Alpaca:
         self.spec = spec
         self.credentials = credentials or {}
         self.feed, self.location, self.format = (option(INFO, spec, name) for name in ("feed", "location", "format"))
-        channels = _CRYPTO_CHANNELS if self.feed == "crypto" else _STOCK_CHANNELS
+        channels = _CHANNELS.get(self.feed, _STOCK_CHANNELS)
         for channel in spec.channels:
             if channel not in channels:
                 words = nearest(channel, channels)
                 raise ConfigError(f"feed {spec.name!r}: alpaca {self.feed} has no channel {channel!r}; {words}")
+        if self.feed in OPTIONS and self.format != "msgpack":
+            raise ConfigError(
+                f'feed {spec.name!r}: alpaca sends {self.feed} as MessagePack only; set format = "msgpack"'
+            )
+        if self.feed in OPTIONS and "quotes" in spec.channels and "*" in (symbol.strip() for symbol in spec.symbols):
+            raise ConfigError(f"feed {spec.name!r}: alpaca does not send quotes of all options; name the contracts")
         self._theirs = {ours: channels[ours] for ours in spec.channels}
         self._channels = tuple(theirs for ours in spec.channels for theirs in channels[ours])
         self.names = tuple(dict.fromkeys(self._name(symbol) for symbol in spec.symbols))
@@ -280,7 +294,7 @@ class Alpaca:
         Strict about fields until the first unknown one was counted, then lenient. Of an array, good messages are
         stored, bad ones rejected one by one.
         """
-        rows = rows_of(out, self._canonical)
+        rows = rows_of(out, self._canonical, self.feed in OPTIONS)
         readers = STRICT_READERS
 
         def decode(payload: bytes, ts_recv: int) -> None:
@@ -316,19 +330,25 @@ class Alpaca:
 
         return decode
 
-    def templates(self, out: Scope) -> Templates:
+    def templates(self, out: Scope) -> Templates | None:
+        if self.feed in (*OPTIONS, "news"):
+            return None
         return templates_of(out, self.feed == "crypto", self.format == "msgpack")
 
     def _name(self, symbol: str) -> str:
         """As Alpaca writes it."""
         if symbol.strip() == "*":
             return "*"
+        if self.feed in OPTIONS:
+            return occ.parse(symbol).compact
         return pair_with("/", symbol) if self.feed == "crypto" else ticker(symbol)
 
     def _canonical(self, name: str) -> str:
         """As rows carry it. Raises SymbolError."""
         if name == "*":
             return name
+        if self.feed in OPTIONS:
+            return occ.parse(name).symbol
         return canonical_pair(name) if self.feed == "crypto" else ticker(name)
 
 

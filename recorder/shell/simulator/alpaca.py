@@ -1,4 +1,4 @@
-"""Alpaca market data streams: stocks, crypto, options; JSON and MessagePack.
+"""Alpaca market data streams: stocks, crypto, options, news; JSON and MessagePack.
 
 https://docs.alpaca.markets/docs/streaming-market-data
 """
@@ -28,10 +28,11 @@ _CHANNELS = {
     "stocks": ("trades", "quotes", "bars", "updatedBars", "dailyBars", "statuses", "lulds", "imbalances"),
     "crypto": ("trades", "quotes", "bars", "updatedBars", "dailyBars", "orderbooks"),
     "options": ("trades", "quotes"),
+    "news": ("news",),
 }
 _BY_TYPE = {
     "t": TRADES, "c": TRADES, "x": TRADES, "q": QUOTES, "b": "bars", "u": "updatedBars", "d": "dailyBars",
-    "s": "statuses", "l": "lulds", "i": "imbalances", "o": "orderbooks",
+    "s": "statuses", "l": "lulds", "i": "imbalances", "o": "orderbooks", "n": "news",
 }  # fmt: skip
 _SYMBOL = re.compile(r"[A-Z0-9./]{1,32}|\*")
 
@@ -48,7 +49,8 @@ class Alpaca(Conversation):
         self.binary = "msgpack" in headers.get("Content-Type", "")
         route = path.partition("?")[0].rstrip("/")
         self.feed = route.rsplit("/", 1)[-1]
-        self.kind = "crypto" if "/crypto/" in route else "options" if self.feed in ("opra", "indicative") else "stocks"
+        kinds = {"opra": "options", "indicative": "options", "news": "news"}
+        self.kind = "crypto" if "/crypto/" in route else kinds.get(self.feed, "stocks")
         self._authenticated = False
 
     def opened(self) -> list[Reply]:
