@@ -107,15 +107,15 @@ def _decoder(scope: Scope) -> Callable[[bytes, int], None]:
             if count:
                 scope.unknown("segment that came before")  # a repetition: what fills a gap is not told from it
             return
-        scope.sequence(first, ts_recv, newest=newest)
+        scope.sequence(first, ts_recv, newest=max(seen, first - 1))
         at, end = HEADER.size, len(payload)
         for number in range(first, first + count):
-            if at + 2 > end:
-                raise FrameError(f"{count} messages are announced, {number - first} are there")
-            (length,) = length_of(payload, at)
+            length = length_of(payload, at)[0] if at + 2 <= end else 0
             start, at = at + 2, at + 2 + length
             if at > end or not length:
-                raise FrameError(f"message {number} of {length} bytes where {end - start} are left")
+                scope.reject(f"message {number} and what follows cannot be told apart", payload[start - 2 :], ts_recv)
+                newest = number - 1  # the others are missing
+                break
             message = payload[start:at]
             read = readers.get(message[0])
             if read is None or number <= seen:
@@ -126,6 +126,7 @@ def _decoder(scope: Scope) -> Callable[[bytes, int], None]:
                 read(message, number, ts_recv)
             except (struct.error, FrameError, SymbolError) as error:
                 scope.reject(f"message {number}: {error}", message.hex().encode(), ts_recv)
+        scope.sequence(first, ts_recv, newest=max(seen, newest))
 
     return decode
 

@@ -201,7 +201,7 @@ def test_another_session_starts_its_numbers_over() -> None:
     "payload",
     [
         b"", bytes(40), of(trade())[:-1], of(trade()) + b"x", of(trade(), protocol=0x8001), b"\x02" + of(trade())[1:],
-        of(trade(), first=-5), segment([b""], 1),
+        of(trade(), first=-5),
     ],
 )  # fmt: skip
 def test_what_is_no_segment_is_refused_whole(payload: bytes) -> None:
@@ -209,11 +209,22 @@ def test_what_is_no_segment_is_refused_whole(payload: bytes) -> None:
         decoded(payload)
 
 
-def test_a_segment_that_announces_more_messages_than_it_holds_is_refused() -> None:
-    payload = bytearray(of(trade()))
-    payload[14:16] = struct.pack("<H", 2)
-    with pytest.raises(FrameError, match="2 messages are announced, 1 are there"):
-        decoded(bytes(payload))
+def test_messages_that_a_segment_lacks_are_rejected_as_one_and_missing_until_it_comes_whole() -> None:
+    whole = of(trade(trade_id=1), trade(trade_id=2), trade(trade_id=3))
+    damaged = bytearray(whole)
+    damaged[40 + 40 : 40 + 42] = bytes(2)  # the second message's length
+    feed = decoded(bytes(damaged))
+    assert [row["trade_id"] for row in feed.rows("trades")] == [1]
+    [row] = feed.rows("rejected")
+    assert row["reason"].startswith("message 2 and what follows")
+    feed.decode(whole).decode(of(trade(trade_id=9), first=6))
+    assert [row["trade_id"] for row in feed.rows("trades")] == [2, 3, 9]
+    assert [(gap["from_id"], gap["to_id"]) for gap in feed.rows("gaps")] == [(4, 5)]
+    announced = bytearray(of(trade()))
+    announced[14:16] = struct.pack("<H", 2)
+    feed = decoded(bytes(announced), of(trade(trade_id=9), first=3))
+    assert [(gap["from_id"], gap["to_id"]) for gap in feed.rows("gaps")] == [(2, 2)]
+    assert len(feed.rows("trades")) == 2
 
 
 def test_a_bad_message_is_rejected_its_neighbours_are_stored_and_new_ones_are_counted() -> None:
