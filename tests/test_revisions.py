@@ -207,3 +207,21 @@ def test_what_is_not_in_volume_is_not_taken_out_of_the_vwap():
     rows = server.seal().stored.values()
     assert [row["vwap"] for row in rows if row["ts_event"] == OPEN + 3] == [100.0]
     assert any(row["flags"] & NOT_VOLUME_ELIGIBLE and row["flags"] & CANCELLED for row in rows)
+
+
+@given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=8), restart=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_just_the_last_trades_are_remembered_however_they_came(sizes, restart):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(revisions, "RECENT_TRADES", 5)
+        server, sent = Server(), []
+        for size in sizes:
+            block = [trade(OPEN + i, 100 + i, 100.0, 10.0) for i in range(len(sent), len(sent) + size)]
+            server.send(OPEN + 10**6, *block)
+            server.seal()
+            sent += block
+        if restart:
+            server.restart()
+        server.send(OPEN + 10**7, *(cancel(OPEN + 10**6 + i, print_) for i, print_ in enumerate(sent)))
+        left = [ts - OPEN for ts, *_ in server.seal().counting()]
+    assert left == list(range(max(0, len(sent) - 5)))
