@@ -16,15 +16,17 @@ import msgspec
 import pytest
 
 from recorder.core import observations, polled
-from recorder.core.frames import OBSERVED, POLLED
+from recorder.core.frames import OBSERVED, POLLED, TEXT
 from recorder.core.pipeline import Pipeline
+from recorder.feeds import make
+from recorder.shell import poller as polling
 from recorder.shell.journal import Journal
 from recorder.shell.pace import Pace
 from recorder.shell.poller import Poller
 from recorder.values.config import KernelsConfig
 from recorder.values.errors import FrameError, Limited
 from recorder.values.feed import SECOND, Capability, FeedSpec, HttpRequest, HttpResponse, Poll
-from recorder.values.tables import BARS, REJECTED
+from recorder.values.tables import BARS, FEED_EVENTS, REJECTED
 
 SECRET = "s3cret/of the+test"
 WAIT_S = 20.0
@@ -38,6 +40,7 @@ class Server:
     """A page of two bars for every symbol; answers set for a symbol, or for all ("*"), come first."""
 
     replies: dict[str, list[Reply]] = field(default_factory=dict)
+    silent: int = 0  # requests that are not answered
     asked: list[tuple[float, str]] = field(default_factory=list)  # when, path with query
     url: str = ""
 
@@ -55,13 +58,17 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    state = Server()
+    state, over = Server(), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
             status, headers, body = state.answer(self.path)
+            if state.silent:
+                state.silent -= 1
+                over.wait(WAIT_S)
+                return
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
@@ -77,6 +84,7 @@ def server() -> Iterator[Server]:
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield state
+    over.set()
     http.shutdown()
     http.server_close()
     thread.join()
@@ -154,8 +162,10 @@ class Rig:
         self.pace = Pace(uniform=lambda: 0.0)
         self.feed: Callable[[FeedSpec], Any] = Daily
         self.poller: Poller
+        self.observed: list[str] = []  # reasons in feed_events
 
     def observe(self, table: Any, rows: Any) -> None:
+        self.observed += [row[4] for row in rows]
         self.journal.append(0xFFFF, OBSERVED, time.time_ns(), observations.encode(table, rows))
 
     def run(self, *steps: Callable[[], bool] | Callable[[], None]) -> None:
@@ -262,3 +272,182 @@ def test_of_an_answer_that_is_wrong_at_its_end_nothing_is_stored(rig: Callable[.
     rows = r.fold()
     assert BARS.name not in rows
     assert len(rows[REJECTED.name]) == 1
+
+
+def test_a_handshake_is_not_journalled_and_an_accepted_status_goes_to_who_asked(
+    rig: Callable[..., Rig], server: Server
+) -> None:
+    r = rig("AAA")
+    server.replies["AAA"] = [(409, {}, b"a new session is wanted")]
+    server.replies["handshake"] = [(404, {}, b"s3cret/of")]
+    r.run(lambda: r.poller.frames == 1)
+    assert [path.partition("?")[0] for _, path in server.asked] == ["/AAA", "/handshake", "/AAA"]
+    assert [answer.key for answer, _ in r.kept()] == ["AAA"]
+    assert r.told.of("poll.failed") == []
+    assert r.poller.requests == {409: 1, 404: 1, 200: 1}
+
+
+def test_pages_are_asked_for_one_after_the_other_and_packed_ones_are_unpacked_by_the_fold(
+    rig: Callable[..., Rig], server: Server
+) -> None:
+    r = rig("AAA")
+    pages = [msgspec.json.encode([[DAY * n, float(n)]]) for n in (1, 2, 3)]
+    packed = gzip.compress(pages[1])
+    server.replies["AAA"] = [
+        (200, {"Next": "1"}, pages[0]), (200, {"Next": "2", "Content-Encoding": "gzip"}, packed), (200, {}, pages[2]),
+    ]  # fmt: skip
+    r.run(lambda: r.poller.frames == 3)
+    assert [answer.encoding for answer, _ in r.kept()] == ["", "gzip", ""]
+    assert [body for _, body in r.kept()] == pages
+    assert r.fold()[BARS.name]["open"].tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "pause_s"),
+    [(429, {}, 60.0), (429, {"Retry-After": "7"}, 7.0), (418, {"Retry-After": "7"}, 300.0), (418, {}, 300.0)],
+)
+def test_a_pause_is_for_all_who_ask_the_provider(
+    rig: Callable[..., Rig], server: Server, status: int, headers: dict[str, str], pause_s: float
+) -> None:
+    r = rig("AAA", "BBB")
+    server.replies["*"] = [(status, headers, b"Too Many Requests")]
+    r.run(lambda: bool(r.told.of("poll.limited")))
+    assert len(server.asked) == 1
+    (limited,) = r.told.of("poll.limited")
+    assert limited["retry_s"] == pause_s
+    assert limited["reason"] == f"AAA: HTTP {status} Too Many Requests"
+    assert r.pace.held_s == pytest.approx(pause_s, abs=5.0)
+    assert not r.poller.ready
+    assert r.poller.reason == limited["reason"]
+    assert r.kept() == []
+    (event,) = events(r)
+    assert event == ("poll.limited", f"AAA: HTTP {status} Too Many Requests; asked again in {pause_s:.0f} s")
+
+
+def test_words_in_an_answer_that_ask_for_a_pause_are_kept_rejected_and_obeyed(
+    rig: Callable[..., Rig], server: Server
+) -> None:
+    r = rig("AAA", "BBB")
+    server.replies["*"] = [(200, {}, b'"too often"')]
+    r.run(lambda: bool(r.told.of("poll.limited")))
+    assert len(server.asked) == 1
+    assert [body for _, body in r.kept()] == [b'"too often"']
+    assert len(r.fold()[REJECTED.name]) == 1
+    assert r.pace.held_s > 50
+
+
+def events(r: Rig) -> list[tuple[str, str]]:
+    """Of feed_events, with their reasons."""
+    rows, texts = r.fold()[FEED_EVENTS.name], r.pipeline.out.texts
+    reasons = [line for line in r.observed]
+    return list(zip([texts.name(event) for event in rows["event"].tolist()], reasons, strict=True))
+
+
+@pytest.mark.parametrize("status", [500, 503, 408])
+def test_a_server_that_fails_is_asked_again_after_longer_and_longer_pauses_told_once(
+    rig: Callable[..., Rig], server: Server, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "DOWN_FIRST_S", 0.1)
+    r = rig("AAA", "BBB")
+    server.replies["*"] = [(status, {}, b"no")] * 4
+    r.run(lambda: r.poller.frames >= 2)
+    times = [at for at, _ in server.asked]
+    pauses = [after - before for before, after in pairwise(times)]
+    for pause, least in zip(pauses, (0.05, 0.1, 0.2, 0.4), strict=False):
+        assert pause >= least
+    assert [fields["reason"] for fields in r.told.of("poll.failed")] == [f"AAA: HTTP {status} no"]
+    told = [event for event, _ in events(r)]
+    assert told[0] == "poll.failed"
+    assert "poll.resumed" in told
+    assert r.poller.ready
+
+
+def test_a_server_that_is_gone_or_silent_is_asked_again(
+    rig: Callable[..., Rig], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(polling, "DOWN_FIRST_S", 0.05)
+    r = rig("AAA")
+    server.silent = 1
+    r.run(lambda: r.poller.frames == 1)
+    assert r.poller.requests == {0: 1, 200: 1}
+    assert "no answer" in r.told.of("poll.failed")[0]["reason"]
+    r.spec = FeedSpec(name="f", provider="test", symbols=("AAA",), rest_url="http://127.0.0.1:1")
+    r.run(lambda: r.poller.requests[0] >= 2)
+    assert not r.poller.ready
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_holds_everything_back_for_a_minute_at_least(
+    rig: Callable[..., Rig], server: Server, status: int
+) -> None:
+    r = rig("AAA", "BBB")
+    server.replies["*"] = [(status, {}, b"who are you?")]
+    r.run(lambda: bool(r.told.of("poll.failed")))
+    assert len(server.asked) == 1
+    assert r.told.of("poll.failed")[0]["retry_s"] >= polling.REFUSED_FIRST_S / 2
+    assert r.poller.reason == f"AAA: HTTP {status} who are you?"
+
+
+def test_symbols_change_while_it_runs_and_those_that_stay_keep_their_schedule(
+    rig: Callable[..., Rig], server: Server
+) -> None:
+    r = rig("AAA", "BBB")
+
+    def change() -> None:
+        r.poller.change(msgspec.structs.replace(r.spec, symbols=("BBB", "CCC")))
+
+    r.run(lambda: r.poller.frames == 2, change, lambda: r.poller.frames == 3)
+    assert [path.partition("?")[0] for _, path in server.asked] == ["/AAA", "/BBB", "/CCC"]
+    assert r.poller.polls == 2
+    assert len(r.fold()[BARS.name]) == 6
+
+
+def test_stopping_does_not_wait_for_an_answer(rig: Callable[..., Rig], server: Server) -> None:
+    r = rig("AAA")
+    server.silent = 1
+    r.run(lambda: len(server.asked) == 1)
+    assert r.poller.frames == 0
+
+
+def test_a_cursor_that_never_ends_is_given_up(
+    rig: Callable[..., Rig], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "PAGES_MAX", 5)
+    r = rig("AAA")
+    server.replies["AAA"] = [(200, {"Next": "1"}, b"[]")] * 50
+    r.run(lambda: bool(r.told.of("poll.failed")))
+    assert len(server.asked) == 5
+
+
+def test_an_error_of_ours_in_one_poll_does_not_touch_the_others(rig: Callable[..., Rig], server: Server) -> None:
+    r = rig("AAA", "BBB")
+
+    class Broken(Daily):
+        def _ask(self, symbol: str) -> Generator[HttpRequest, HttpResponse, None]:
+            if symbol == "AAA":
+                raise ZeroDivisionError
+            return (yield from super()._ask(symbol))
+
+    r.feed = Broken
+    r.run(lambda: r.poller.frames == 1)
+    assert [fields["poll"] for fields in r.told.of("poll.broke")] == ["AAA"]
+    assert list(r.poller.problems) == ["AAA"]
+
+
+def test_answers_of_a_feed_without_polls_and_damaged_ones_are_rejected(
+    rig: Callable[..., Rig], journal: Journal
+) -> None:
+    r = rig("AAA")
+    source = journal.source(r.spec)
+    whole = polled.encode(polled.Answer(key="AAA", encoding="gzip"), gzip.compress(b"[]"))
+    for payload in (b"no line", b"{}\n[]", b'{"key":5}\n[]', whole[:-3], whole.replace(b"gzip", b"zstd")):
+        journal.append(source, POLLED, DAY, payload)
+    other = journal.source(FeedSpec(name="g", provider="coinbase", symbols=("BTC-USD",)))
+    journal.append(other, POLLED, DAY, polled.encode(polled.Answer(key="AAA"), b"[]"))
+    journal.append(source, TEXT, DAY, b"[]")
+    known = r.feed
+    r.feed = lambda spec: known(spec) if spec.provider == "test" else make(spec)
+    rows = r.fold()
+    assert len(rows[REJECTED.name]) == 7
+    assert BARS.name not in rows
