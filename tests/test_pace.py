@@ -54,7 +54,7 @@ def asked_at(pace: Pace, clock: Clock, own: Capability, count: int, monkeypatch:
     return times
 
 
-@settings(max_examples=40)  # each starts twenty event loops
+@settings(max_examples=40, deadline=None)  # each starts twenty event loops
 @given(
     per_second=st.sampled_from([0.5, 1.0, 5.0, 20.0]),
     quota=st.integers(0, 7),
@@ -107,6 +107,7 @@ def test_a_pause_holds_all_back_and_grows_while_the_provider_goes_on_asking_for_
     assert pace.limited(None) == LIMITED_S
 
 
+@settings(deadline=None)
 @given(asked_s=st.floats(0, 1e9), uniform=st.floats(0, 1, exclude_max=True))
 def test_what_the_provider_asks_for_it_gets_up_to_a_bound_and_never_less(asked_s: float, uniform: float) -> None:
     pause_s = Pace(Clock(), lambda: uniform).limited(asked_s)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from recorder.core.pipeline import Pipeline
 from recorder.feeds import make
 from recorder.shell import poller as polling
 from recorder.shell.journal import Journal
+from recorder.shell.monitor import _Collector
 from recorder.shell.pace import Pace
 from recorder.shell.poller import Poller
 from recorder.values.config import KernelsConfig
@@ -451,3 +453,31 @@ def test_answers_of_a_feed_without_polls_and_damaged_ones_are_rejected(
     rows = r.fold()
     assert len(rows[REJECTED.name]) == 7
     assert BARS.name not in rows
+
+
+def test_the_monitor_shows_how_a_polled_feed_does(rig: Callable[..., Rig], server: Server) -> None:
+    r = rig("AAA", "BBB")
+
+    class Limited25(Daily):
+        def capability(self) -> Capability:
+            return msgspec.structs.replace(self.own, rest_quota=25, rest_quota_ns=DAY)
+
+    r.feed = Limited25
+    server.replies["AAA"] = [(200, {}, b'"no such symbol"')]
+    values: dict[tuple[str, ...], float] = {}
+
+    def look() -> None:
+        run = SimpleNamespace(connections=[r.poller])
+        collector = _Collector(SimpleNamespace(feeds={"f": run}))
+        for family in collector._polls():
+            for sample in family.samples:
+                values[(sample.name, *sample.labels.values())] = sample.value
+
+    r.run(lambda: r.poller.frames == 2 and bool(r.told.of("poll.failed")), look)
+    age = values.pop(("recorder_poll_answer_age_seconds", "f"))
+    assert 0.0 <= age < WAIT_S
+    assert values == {
+        ("recorder_poll_requests_total", "f", "200"): 2, ("recorder_polls", "f"): 2, ("recorder_polls_failing", "f"): 1,
+        ("recorder_quota_used", "test"): 2, ("recorder_quota", "test"): 25,
+        ("recorder_provider_held_seconds", "test"): 0,
+    }  # fmt: skip

@@ -144,6 +144,15 @@ def test_only_a_connection_that_has_healed_starts_its_holds_over(healthy_s: int,
     assert len(feed.events("feed.resumed")) == 1
 
 
+def test_a_feed_that_is_asked_is_silent_between_two_answers_and_never_judged() -> None:
+    feed = Watched(20)
+    feed.seconds(LEARN_S)
+    (connection,) = feed.run.connections
+    connection.capability.transport = "poll"  # another feed under the same name, since a reload
+    feed.seconds(700, silent=True)
+    assert (connection.reopened, feed.watch.problems(), feed.rows) == ([], [], [])
+
+
 def test_silence_in_lead_drain_and_between_sessions_is_nobodys_alarm_and_within_a_session_it_is() -> None:
     opens, length, pause = MONDAY + LEAD_S * SECOND, LEARN_S * SECOND, 10 * MINUTE
     sessions = [Session(opens, opens + length), Session(opens + length + pause, opens + 2 * length + pause)]

@@ -151,6 +151,10 @@ class FeedRuns:
         run.reshape.set()
         return True
 
+    def pace(self, provider: str) -> Pace:
+        """How often it is asked over HTTP, by all who ask it."""
+        return self._paces.setdefault(provider, Pace())
+
     def historians(self) -> dict[str, tuple[FeedSpec, Historian]]:
         """Feeds whose gaps can be asked for."""
         return {name: (run.spec, run.historian) for name, run in self.runs.items() if run.historian is not None}
@@ -261,7 +265,7 @@ class FeedRuns:
             feed = made(shard)
             connection: Runner
             if feed.capability().transport == "poll":
-                pace = self._paces.setdefault(shard.provider, Pace())
+                pace = self.pace(shard.provider)
                 login = f"{shard.provider} {environment_of(shard)} {shard.rest_url}"
                 if login not in self._sessions:
                     self._sessions[login] = session_of(shard, keys, self._recording.config.login.dir)

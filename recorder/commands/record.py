@@ -103,7 +103,9 @@ class Recording:
         if self.config.watch.enabled:
             self._spawn(self.watch.run())
         self._spawn(ledger.keep(self.engine.ledger, self.observe))
-        self.repairer = Repairer(self.config.repair, self.journal, self.engine, self._runs.historians, self.log)
+        self.repairer = Repairer(
+            self.config.repair, self.journal, self.engine, self._runs.historians, self.log, pace=self._runs.pace
+        )
         self._spawn(self.repairer.run())
         self.set_feeds(self.config.feeds)
         self._spawn(self._renames.keep())

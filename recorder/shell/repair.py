@@ -20,6 +20,7 @@ from recorder.core.frames import RESPONSE
 from recorder.core.gaps import Counts, Gap, GapBook
 from recorder.core.history import HISTORY_CONNECTION, Identity, Page
 from recorder.shell.history_client import HistoryClient, excerpt, retry_after_s
+from recorder.shell.pace import Pace
 from recorder.values.config import RepairConfig
 from recorder.values.errors import JournalFull, RecorderError
 from recorder.values.feed import Capability, FeedSpec, Historian, HttpRequest, HttpResponse
@@ -28,8 +29,6 @@ LOOK_S = 0.5  # how often the work list is looked at
 TAKEN_S = 0.01  # how often it is looked at whether the fold has taken an answer
 RETRY_FIRST_S = 2.0  # after a failed try, doubled with each further one
 RETRY_MAX_S = 300.0  # a provider that is down for an hour is asked again within five minutes
-LIMITED_S = 30.0  # how long a provider that asks too often is left alone when it does not say
-LIMITED_MAX_S = 3 * 86_400.0  # the longest ban that a provider documents
 TELL_S = 10.0  # at most one line each about the gaps of a feed in this time
 BUSY = (408, 425, 500, 502, 503, 504)  # statuses worth another try
 LIMITED = (418, 429)
@@ -72,6 +71,7 @@ class Repairer:
     """One task that looks, and one for each feed with something to ask for.
 
     feeds     by name, spec and feed of those being recorded; asked each time
+    pace      of a provider, shared by all who ask it; without it the repairer is alone
     requests  how many were made, by feed and status (0: no answer)
     """
 
@@ -83,13 +83,15 @@ class Repairer:
         feeds: Callable[[], Mapping[str, tuple[FeedSpec, Historian]]],
         log: Any,
         uniform: Callable[[], float] = random.random,
+        pace: Callable[[str], Pace] | None = None,
     ) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()
         self._config, self._journal, self._fold, self._feeds = config, journal, fold, feeds
         self._log, self._uniform = log, uniform
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._clients: dict[str, HistoryClient] = {}
-        self._next: dict[str, float] = {}  # feed → when it may be asked again
+        self._paces: dict[str, Pace] = {}  # by provider
+        self._pace = pace or (lambda provider: self._paces.setdefault(provider, Pace()))
         self._tries: dict[Identity, _Tries] = {}
         self._told: dict[str, tuple[float, Counts]] = {}
 
@@ -109,7 +111,7 @@ class Repairer:
                 continue
             for name, (spec, feed) in self._feeds().items():
                 task = self._tasks.get(name)
-                if (task is None or task.done()) and self._due(name):
+                if (task is None or task.done()) and self._due(spec):
                     self._tasks[name] = asyncio.create_task(self._repair(spec, feed))
 
     async def stop(self) -> None:
@@ -122,15 +124,15 @@ class Repairer:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tell(at_once=True)
 
-    def _due(self, name: str) -> list[Gap]:
-        now = asyncio.get_running_loop().time()
-        if now < self._next.get(name, 0.0):
+    def _due(self, spec: FeedSpec) -> list[Gap]:
+        if self._pace(spec.provider).held_s:
             return []
+        now = asyncio.get_running_loop().time()
         latest = time.time_ns() - round(self._config.delay_s * 1e9)
         return [
             gap
             for gap in list(self.book.open.values())
-            if gap.feed == name and gap.ts_recv <= latest and now >= self._tried(gap).not_before
+            if gap.feed == spec.name and gap.ts_recv <= latest and now >= self._tried(gap).not_before
         ]
 
     def _tried(self, gap: Gap) -> _Tries:
@@ -138,7 +140,7 @@ class Repairer:
 
     async def _repair(self, spec: FeedSpec, feed: Historian) -> None:
         """Ask for every gap of the feed that is due, oldest first."""
-        for gap in self._due(spec.name):
+        for gap in self._due(spec):
             if gap.identity not in self.book.open:
                 continue  # an answer to another has completed it
             try:
@@ -178,7 +180,7 @@ class Repairer:
         except RecorderError as error:
             raise _Never(str(error)) from error
         while http is not None:
-            response = await self._get(spec.name, http, capability)
+            response = await self._get(spec, http, capability)
             following, last = _following(pages, response)
             page = Page(gap=gap.identity, request=request, number=number, url=http.url, last=last)
             await self._journalled(spec, history.encode(page, response.body))
@@ -192,12 +194,10 @@ class Repairer:
             self._tries.pop(gap.identity, None)
         raise _Again("not in the provider's history")
 
-    async def _get(self, name: str, http: HttpRequest, capability: Capability) -> HttpResponse:
+    async def _get(self, spec: FeedSpec, http: HttpRequest, capability: Capability) -> HttpResponse:
         """One answer with status 200, no sooner than the provider's pace allows."""
-        loop = asyncio.get_running_loop()
-        if (wait_s := self._next.get(name, 0.0) - loop.time()) > 0:
-            await asyncio.sleep(wait_s)
-        self._next[name] = loop.time() + 1.0 / capability.rest_per_second_max
+        name, pace = spec.name, self._pace(spec.provider)
+        await pace.turn(capability)
         client = self._clients.setdefault(name, HistoryClient())
         try:
             response = await client.get(http)
@@ -209,11 +209,10 @@ class Repairer:
         status = response.status
         self.requests[name, status] += 1
         if status == 200:
+            pace.answered()
             return response
         if status in LIMITED:
-            asked_s = retry_after_s(response.headers, time.time())
-            wait_s = min(LIMITED_MAX_S, LIMITED_S if asked_s is None else asked_s)
-            self._next[name] = loop.time() + wait_s
+            wait_s = pace.limited(retry_after_s(response.headers, time.time()))
             self._log.warning("history.limited", feed=name, status=status, wait_s=round(wait_s, 1))
             raise _Later
         if status in BUSY:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from decoding import Recorded
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recorder.feeds import make
@@ -192,6 +192,7 @@ def test_quotes_are_refused_with_what_it_has_instead() -> None:
         make(FeedSpec(name="f", provider="alphavantage", symbols=("IBM",), channels=("quotes",)))
 
 
+@settings(deadline=None)
 @given(st.datetimes(datetime(2001, 1, 1), datetime(2037, 1, 1)))
 def test_local_times_are_those_of_the_zone_and_of_an_hour_that_comes_twice_the_first(moment: datetime) -> None:
     text = f"{moment:%Y-%m-%d %H:%M:%S}"

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 from decoding import Recorded
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recorder.feeds import make
@@ -234,6 +234,7 @@ def test_bars_of_another_symbol_or_columns_of_other_lengths_are_refused() -> Non
 # Prices
 
 
+@settings(deadline=None)
 @given(st.floats(0.0001, 1e6).map(lambda value: round(value, 4)))
 def test_the_noise_of_a_32_bit_float_goes_and_no_digit_that_it_can_hold(value: float) -> None:
     single = struct.unpack("<f", struct.pack("<f", value))[0]
@@ -304,6 +305,7 @@ def test_a_message_with_bid_and_offer_is_a_quote_too() -> None:
     assert (trade["size"], trade["flags"]) == (3.0, 0)
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {"id": st.text("ABC-", min_size=1), "time": st.integers(-(1 << 62), 1 << 62), "exchange": st.text(max_size=9)},
@@ -321,6 +323,7 @@ def test_every_field_that_is_written_is_read_and_others_are_passed_over(fields: 
     assert (found["id"], found["exchange"]) == (fields["id"], fields["exchange"])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_no_bytes_make_it_raise_anything_but_a_frame_error(raw: bytes) -> None:
     try:
