@@ -21,10 +21,12 @@ from recorder.values.feed import FeedSpec
 from recorder.values.tables import CALL, PUT
 
 TOTAL = 1000
-# simulated provider → provider, symbols, what its times are cut down to in ns
-CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
-    "bitstamp": ("bitstamp", ("BTC-USD", "ETH-EUR", "SOL-USDC"), 1_000),
-    "deribit": ("deribit", ("BTC-USD-PERP", "BTC-27DEC24", "BTC-27DEC24-100000-C"), 1_000_000),
+KEYS = {"POLYGON_API_KEY": "k"}
+# simulated provider → options, symbols, what its times are cut down to in ns
+CASES: dict[str, tuple[dict[str, str], tuple[str, ...], int]] = {
+    "bitstamp": ({}, ("BTC-USD", "ETH-EUR", "SOL-USDC"), 1_000),
+    "deribit": ({}, ("BTC-USD-PERP", "BTC-27DEC24", "BTC-27DEC24-100000-C"), 1_000_000),
+    "polygon": ({"cluster": "crypto"}, ("BTC-USD", "ETH-EUR", "SOL-USDC"), 1_000_000),
 }
 
 
@@ -44,7 +46,7 @@ def happened(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("key", CASES)
 def test_rows_are_what_happened(journal: Journal, happened: list[np.ndarray], key: str) -> None:
-    provider, symbols, unit = CASES[key]
+    options, symbols, unit = CASES[key]
     rows: dict[str, Any] = {}
 
     def whole() -> bool:
@@ -53,8 +55,8 @@ def test_rows_are_what_happened(journal: Journal, happened: list[np.ndarray], ke
 
     async def run() -> None:
         async with Simulator([key], symbols=symbols, rate=5000, total=TOTAL) as place:
-            spec = FeedSpec(name="f", provider=provider, symbols=symbols, url=place.url(key))
-            async with connected(feed_of(spec), journal, Told()) as connection:
+            spec = FeedSpec(name="f", provider=key, symbols=symbols, options=options, url=place.url(key))
+            async with connected(feed_of(spec, KEYS), journal, Told()) as connection:
                 await reached(lambda: connection.ready)
                 await place.finished()
                 await reached(whole)
