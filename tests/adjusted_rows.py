@@ -71,9 +71,9 @@ def day(text: str) -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=NEW_YORK).timestamp()) * S
 
 
-def put_bars(server: Any, feed: str, timeframe: str, found: Published) -> None:
+def put_bars(server: Any, feed: str, timeframe: str, found: Published, flags: int = 0) -> None:
     rows = (
-        f"({ts}, {ts}, '{feed}', '{found.symbol}', '{timeframe}', {o!r}, {h!r}, {low!r}, {c!r}, {v!r}, 0)"
+        f"({ts}, {ts}, '{feed}', '{found.symbol}', '{timeframe}', {o!r}, {h!r}, {low!r}, {c!r}, {v!r}, {flags})"
         for ts, o, h, low, c, v in found.bars
     )
     put(server, "bars", "ts_event, ts_recv, feed, symbol, timeframe, open, high, low, close, volume, flags", rows)

@@ -15,6 +15,7 @@ from adjusted_rows import Published, day, put_actions, put_bars, quandl, yahoo
 
 from recorder.commands import cli, export
 from recorder.values.config import Config, QuestdbConfig
+from recorder.values.tables import SPLIT_ADJUSTED
 
 YAHOO = {
     "CALM": ("CALM-1d-no-bad-divs", "1d"), "EWG": ("EWG-1d-no-bad-divs", "1d"),
@@ -126,6 +127,16 @@ def test_raw_prices_stay_as_they_were(questdb, published, tmp_path):
         assert column(table, name) == {bar[0]: bar[place] for bar in published["AAPL"].bars}
     assert table.schema.field("ts_event").type == pa.timestamp("ns", "UTC")
     assert "factor" not in table.column_names
+
+
+def test_bars_that_come_adjusted_are_not_adjusted_again(questdb, published, tmp_path):
+    """Yahoo's, flagged: they are no prices that were paid, neither to be adjusted nor to measure a dividend by."""
+    found = Published("AAPL", bars=[(ts, 1.0, 1.0, 1.0, 1.0, 1.0) for ts, *_ in published["AAPL"].bars])
+    before = viewed(questdb, "AAPL")
+    put_bars(questdb, "wiki2", "1d", found, flags=SPLIT_ADJUSTED)
+    assert viewed(questdb, "AAPL") == before
+    table = exported(questdb, tmp_path / "a", "--symbol", "AAPL", "--adjust", "all")
+    assert column(table, "close") == pytest.approx(before, rel=EXACT)
 
 
 def test_a_range_of_time_is_exported_alone(questdb, published, tmp_path):

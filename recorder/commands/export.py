@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recorder.commands import filters
+from recorder.values.tables import SPLIT_ADJUSTED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 DAY_NS = 86_400 * 1_000_000_000
 NOT_APPLIED = ("spin_off", "rights", "merger", "unit_split", "reorganization")
 NOT_APPLIED_SHOWN = 10
+RAW = f"(flags & {SPLIT_ADJUSTED}) = 0"  # of bars: those whose provider has not adjusted them
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,126}")
 # Of what can be adjusted: its prices, its sizes, and what tells its series apart.
 _PRICES = {
@@ -37,6 +39,7 @@ Rows of a table or view into a file, in bounded memory. --adjust split divides p
 by the splits and stock dividends that came after them, --adjust all reduces prices by cash dividends too
 (bars only: it takes the close before each ex date). As of a date means: actions that were ex by then, in the
 version that was known then; what became known later counts as it was first told. Raw rows never change.
+Bars that their provider has adjusted for splits already (Yahoo's) are left out of --adjust.
 """
 
 
@@ -107,6 +110,8 @@ def _where(args: argparse.Namespace) -> str:
         parts.append(f"ts_event >= {parse_time(args.start, '--from')}")
     if args.stop:
         parts.append(f"ts_event < {parse_time(args.stop, '--to')}")
+    if args.adjust and args.table == "bars":
+        parts.append(RAW)
     parts += [filters.among(name, getattr(args, name)) for name in ("symbol", "feed") if getattr(args, name)]
     return f" WHERE {' AND '.join(parts)}" if parts else ""
 
@@ -168,7 +173,7 @@ class Factors:
         for each in dict.fromkeys(("1d", timeframe)):
             close = self._client.value(
                 f"SELECT close FROM bars WHERE feed = '{feed}' AND symbol = '{symbol}' AND timeframe = '{each}' "
-                f"AND ts_event < {ts_event} LIMIT -1"
+                f"AND ts_event < {ts_event} AND {RAW} LIMIT -1"
             )
             if close is not None:
                 return float(close)

@@ -2,15 +2,16 @@
 -- 1 - amount / close before; those that are still to come after the day, and `…_all` that of every day together. The
 -- close is that of the daily bars of the same feed and symbol, else of the bars themselves.
 CREATE VIEW IF NOT EXISTS adjustments AS (
-  WITH series AS (SELECT DISTINCT feed, symbol, timeframe FROM bars),
-  daily AS (SELECT ts_event, feed, symbol, close FROM bars WHERE timeframe = '1d'),
+  WITH series AS (SELECT DISTINCT feed, symbol, timeframe FROM bars WHERE (flags & 8192) = 0),
+  raw AS (SELECT ts_event, feed, symbol, timeframe, close FROM bars WHERE (flags & 8192) = 0),
+  daily AS (SELECT ts_event, feed, symbol, close FROM bars WHERE timeframe = '1d' AND (flags & 8192) = 0),
   due AS (
     SELECT s.feed, s.symbol, s.timeframe, a.ts_event, a.effect, a.ratio, a.amount
     FROM corporate_actions_applied a JOIN series s ON (symbol)
   ),
   own AS (
     SELECT d.feed, d.symbol, d.timeframe, d.ts_event, d.effect, d.ratio, d.amount, b.close own_close
-    FROM ((due ORDER BY ts_event) TIMESTAMP(ts_event)) d LT JOIN bars b ON (feed, symbol, timeframe)
+    FROM ((due ORDER BY ts_event) TIMESTAMP(ts_event)) d LT JOIN raw b ON (feed, symbol, timeframe)
   ),
   closes AS (
     SELECT

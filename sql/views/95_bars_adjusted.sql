@@ -1,5 +1,6 @@
 -- Bars as their prices compare with those of today: divided by every split, and reduced by every dividend, that came
--- after them. Sizes are multiplied by the splits alone. `bars` keeps the raw prices.
+-- after them. Sizes are multiplied by the splits alone. `bars` keeps the raw prices;
+-- bars that come adjusted for splits already (flag 8192) are left out.
 CREATE VIEW IF NOT EXISTS bars_adjusted AS (
   WITH factors AS (
     SELECT
@@ -12,6 +13,7 @@ CREATE VIEW IF NOT EXISTS bars_adjusted AS (
       SELECT feed, symbol, timeframe, max(split_all) split, max(cash_all) cash FROM adjustments
       GROUP BY feed, symbol, timeframe
     ) t ON (feed, symbol, timeframe)
+    WHERE (b.flags & 8192) = 0
   )
   SELECT
     ts_event, feed, symbol, timeframe, open * factor open, high * factor high, low * factor low, close * factor close,

@@ -15,6 +15,7 @@ from recorder.values.errors import FrameError, SymbolError
 from recorder.values.feed import SECOND
 from recorder.values.messages import INF, NAN, TS_AHEAD_MAX, TS_EVENT_MIN, UNREADABLE, misfit
 from recorder.values.schema import LONG_NULL, TEXT_NULL
+from recorder.values.tables import SPLIT_ADJUSTED
 
 SECONDS = {"1m": 60, "2m": 120, "5m": 300, "15m": 900, "1h": 3600, "90m": 5400}
 PLACEHOLDER_IV = 1e-4  # 1e-5 and the like are sent outside of trading hours
@@ -183,7 +184,7 @@ def decoder(scope: Scope) -> Callable[[str, bytes, int], None]:
                 named = dict(zip(("open", "high", "low", "close"), four, strict=True))
                 raise FrameError(misfit("bar", ts_event, ts_recv, **named, volume=volume))
             rounded = [plain(price) for price in four]
-            scope.bars.append(ts_event, ts_recv, series, text, *rounded, volume, NAN, LONG_NULL, 0)
+            scope.bars.append(ts_event, ts_recv, series, text, *rounded, volume, NAN, LONG_NULL, SPLIT_ADJUSTED)
             latest = max(latest, ts_event)
         newest[place] = latest
 
