@@ -275,7 +275,8 @@ class FixSession:
             elif self.logon.numbers:
                 self.numbers.out = 2  # our Logon was number one of the numbers started over
         if number > self.numbers.due:
-            return actions + self._gap(number, now, wall)
+            # Nothing was built up yet on this connection that what came before could change.
+            return actions + [each for each in self._gap(number, now, wall) if not (answer and isinstance(each, Lost))]
         if number < self.numbers.due:
             return actions + self._too_low(header, number, now, wall)
         self.numbers.due += 1
