@@ -276,8 +276,9 @@ def test_settings_and_symbols_are_those_of_the_cluster() -> None:
     assert feed_of("aapl").endpoint().url == "wss://socket.massive.com/stocks"
     late = feed_of(OPTION, options={"cluster": "options", "timing": "delayed"})
     assert late.endpoint().url == "wss://delayed.massive.com/options"
-    own = feed_of(url="ws://127.0.0.1:20001/polygon/stocks")
-    assert own.endpoint().url == "ws://127.0.0.1:20001/polygon/stocks"
+    for cluster in ("stocks", "crypto"):
+        own = feed_of(url="ws://127.0.0.1:20001/polygon/stocks", options={"cluster": cluster})
+        assert own.endpoint().url == f"ws://127.0.0.1:20001/polygon/{cluster}"
     for cluster, written in (("stocks", "O:X Y"), ("options", "AAPL"), ("crypto", "BTCUSD")):
         with pytest.raises(SymbolError):
             feed_of(written, options={"cluster": cluster})

@@ -169,9 +169,9 @@ class Polygon:
 
     def endpoint(self) -> Endpoint:
         url = (self.spec.url or _URLS[self.timing]).rstrip("/")
-        if urlsplit(url).path.rpartition("/")[2] not in _TOPICS:
-            url += f"/{self.cluster}"
-        return Endpoint(url=url, data_marks=DATA_MARKS, ping_ns=PING_NS, silence_ns=SILENCE_NS)
+        if urlsplit(url).path.rpartition("/")[2] in _TOPICS:
+            url = url.rpartition("/")[0]
+        return Endpoint(url=f"{url}/{self.cluster}", data_marks=DATA_MARKS, ping_ns=PING_NS, silence_ns=SILENCE_NS)
 
     def on_open(self) -> list[Command]:
         """The server greets first. Without a key there is no point in waiting for it."""
