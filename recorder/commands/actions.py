@@ -153,13 +153,17 @@ async def _fetch_from(
 ) -> list[str]:
     import os
 
+    import msgspec
+
     from recorder.feeds import actions_info, make
     from recorder.shell.questions import Questions, Unanswered
     from recorder.values.config import credentials
 
     feed: Any = make(spec, credentials(actions_info(spec.provider), os.environ))
-    per_second = per_minute / 60 if per_minute else feed.capability().rest_per_second_max
-    questions, failures = Questions(spec.provider, per_second, log), []
+    capability = feed.capability()
+    if per_minute:
+        capability = msgspec.structs.replace(capability, rest_per_second_max=per_minute / 60)
+    questions, failures = Questions(spec.provider, capability, log), []
     try:
         for request in requests:
             try:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from recorder.commands.load import make_sink, migrate_to
 from recorder.core import history, polled
-from recorder.core.frames import POLLED, RESPONSE
+from recorder.core.frames import POLLED, RESPONSE, SOURCE
 from recorder.core.history import HISTORY_CONNECTION, Page
 from recorder.core.pipeline import Pipeline
 from recorder.core.polled import Answer
@@ -40,7 +41,26 @@ class Asking:
     """Asks, journals, stores."""
 
     def __init__(self, journal: Journal, engine: Engine) -> None:
+        self.finished = 0  # questions answered completely
         self._journal, self._engine = journal, engine
+
+    def complete(self, spec: FeedSpec) -> set[HistoryRequest]:
+        """Questions of such a feed to which the journal has every page."""
+        found: set[HistoryRequest] = set()
+        wanted: set[int] = set()
+        position = self._journal.begin
+        while (frames := self._journal.read(position)) is not None and frames.count:
+            for i in np.flatnonzero((frames.kinds == RESPONSE) | (frames.kinds == SOURCE)).tolist():
+                payload = bytes(frames.payload(i))
+                if frames.kinds[i] == SOURCE:
+                    mine = msgspec.json.decode(payload, type=FeedSpec) == _named(spec)
+                    (wanted.add if mine else wanted.discard)(int(frames.sources[i]))
+                elif int(frames.sources[i]) in wanted:
+                    page, _ = history.decode(payload)
+                    if page.last and page.gap is None:
+                        found.add(page.request)
+            position = frames.end
+        return found
 
     async def ask(self, spec: FeedSpec, feed: Historian, request: HistoryRequest, questions: Questions) -> int:
         """All pages of one question; how many there were. Raises Unanswered, ConfigError, JournalFull.
@@ -48,14 +68,14 @@ class Asking:
         What came before an error is stored.
         """
         number = 0
-        source = self._journal.source(FeedSpec(name=spec.name, provider=spec.provider, channels=spec.channels,
-                                               connection=HISTORY_CONNECTION))  # fmt: skip
+        source = self._journal.source(_named(spec))
         async for http, response, last in questions.pages(feed.history(request)):
             page = Page(gap=None, request=request, number=number, url=http.url, last=last)
             payload = history.encode(page, response.body)
             self._journal.append(source, RESPONSE, time.time_ns(), payload)
             self._engine.wake()
             number += 1
+        self.finished += 1
         return number
 
     async def poll(self, spec: FeedSpec, poll: Poll, questions: Questions) -> int:
@@ -64,8 +84,7 @@ class Asking:
         Raises Unanswered, ConfigError, FrameError, JournalFull.
         """
         number = 0
-        source = self._journal.source(msgspec.structs.replace(spec, symbols=(), url=None, rest_url=None,
-                                                              connection=HISTORY_CONNECTION))  # fmt: skip
+        source = self._journal.source(_named(spec))
         async for http, response, _ in questions.pages(poll.ask()):
             if response.status == 200 and not http.private:
                 answer = Answer(key=poll.key, url=http.url, encoding=response.headers.get("content-encoding", ""))
@@ -124,3 +143,10 @@ async def asking(config: Config, folder: str, log: Any) -> AsyncIterator[Asking]
                 await asyncio.to_thread(engine.keep)
     finally:
         journal.close()
+
+
+def _named(spec: FeedSpec) -> FeedSpec:
+    """What decoding needs to know of it."""
+    return msgspec.structs.replace(
+        spec, symbols=(), url=None, rest_url=None, schedule=None, connection=HISTORY_CONNECTION
+    )

@@ -129,7 +129,7 @@ async def fetch(config: Config, spec: FeedSpec, log: Any) -> None:
     keys = credentials(PROVIDERS[spec.provider], os.environ)
     feed: Any = make(spec, keys)
     client, signer = HistoryClient(BODY_BYTES_MAX, TIMEOUT_S), session_of(spec, keys, config.login.dir)
-    questions = Questions(spec.provider, feed.capability().rest_per_second_max, log, client, signer)
+    questions = Questions(spec.provider, feed.capability(), log, client=client, signer=signer)
     try:
         async with asking(config, FOLDER, log) as asked:
             for poll in feed.polls():

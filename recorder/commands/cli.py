@@ -40,6 +40,7 @@ VERBS = {
     "gaps": "what is missing, and what was repaired",
     "coverage": "how complete a day is, with the evidence",
     "chain": "a symbol's option chain with Greeks: ask once, store, print",
+    "backfill": "bars, trades and quotes of a provider's past into the tables",
     "actions": "splits, dividends, symbol changes: ask providers, store, list conflicts",
     "export": "rows of a table or view as Parquet, Arrow or CSV, bars adjusted as of a date",
     "drill": "faults with ground truth against your own installation: sent, stored, lost, doubled",

@@ -187,7 +187,11 @@ class Pipeline:
             source.scope.reject(f"{page.url}: {type(error).__name__}: {error}", body, ts_recv)
         self._know_series()
         rows = self.out.batches[TRADES.name].seal()
-        kept = rows if page.gap is None else replace(rows, rows=self.gaps.page(page, rows.rows, readable))
+        if page.gap is None:  # a user asked: all of it, and none of it is news
+            rows.rows["flags"] |= HISTORY
+            kept = rows
+        else:
+            kept = replace(rows, rows=self.gaps.page(page, rows.rows, readable))
         self._computed.setdefault(TRADES.name, []).append(self._compute(TRADES.name, kept, live=False))
 
     def _polled(self, source: Source, payload: bytes, ts_recv: int) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from recorder.core.polled import unpacked
 from recorder.shell.history_client import HistoryClient, retry_after_s
+from recorder.shell.pace import Pace
 from recorder.values.errors import ConfigError, RecorderError
-from recorder.values.feed import HttpRequest, HttpResponse
+from recorder.values.feed import Capability, HttpRequest, HttpResponse
 
 ATTEMPTS_MAX = 5  # of one request
 RETRY_FIRST_S = 0.5  # doubled with each further try
@@ -28,18 +29,19 @@ class Unanswered(RecorderError):
 class Questions:
     """Asks one provider, one request at a time and no faster than it allows.
 
+    pace      shared by all that ask it at once
     requests  made so far, tries included
     client    with bounds of its own, where answers are longer than a page of history
     signer    sends the requests that are to be signed, where somebody has to log in
     """
 
     def __init__(
-        self, provider: str, per_second_max: float, log: Any, client: HistoryClient | None = None, signer: Any = None
-    ) -> None:
+        self, provider: str, capability: Capability, log: Any, pace: Pace | None = None,
+        client: HistoryClient | None = None, signer: Any = None,
+    ) -> None:  # fmt: skip
         self.provider, self.requests = provider, 0
-        self._spacing_s, self._log = 1.0 / per_second_max, log
+        self._capability, self._log, self._pace = capability, log, pace or Pace()
         self._client, self._signer = client or HistoryClient(), signer
-        self._next = 0.0  # of the loop's clock
 
     async def pages(
         self, pages: Generator[HttpRequest, HttpResponse, None]
@@ -67,7 +69,7 @@ class Questions:
         for attempt in range(ATTEMPTS_MAX):
             if attempt:
                 await asyncio.sleep(RETRY_FIRST_S * 2 ** (attempt - 1))
-            await self._pace()
+            await self._pace.turn(self._capability)
             self.requests += 1
             try:
                 signer = self._signer if http.sign else None
@@ -78,22 +80,18 @@ class Questions:
                 why = f"no answer: {error or type(error).__name__}"
                 continue
             if response.status == 200 or response.status in http.accepts:
+                self._pace.answered()
                 return response
             why = _refusal(http, response)
             if response.status in LIMITED:
                 asked_s = retry_after_s(response.headers, time.time())
-                wait_s = min(LIMITED_MAX_S, LIMITED_S if asked_s is None else asked_s)
-                self._next = asyncio.get_running_loop().time() + wait_s
-                self._log.warning("history.limited", feed=self.provider, status=response.status, wait_s=wait_s)
+                wait_s = self._pace.limited(min(LIMITED_MAX_S, LIMITED_S if asked_s is None else asked_s))
+                self._log.warning(
+                    "history.limited", feed=self.provider, status=response.status, wait_s=round(wait_s, 1)
+                )
             elif response.status not in BUSY:
                 break
         raise Unanswered(f"{self.provider}: {why}")
-
-    async def _pace(self) -> None:
-        loop = asyncio.get_running_loop()
-        if (wait_s := self._next - loop.time()) > 0:
-            await asyncio.sleep(wait_s)
-        self._next = loop.time() + self._spacing_s
 
 
 def _refusal(http: HttpRequest, response: HttpResponse) -> str:

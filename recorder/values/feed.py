@@ -56,7 +56,8 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     session_zone: str = "UTC"  # whose midnight starts a new VWAP session
     history: str = ""  # in words, what backfill can reach
     history_channels: tuple[str, ...] = ()  # what ``Feed.history`` can fetch
-    history_window_ns: int = 0  # how far back it reaches; 0: without an end
+    history_window_ns: int = 0  # how far back it reaches for ticks; 0: without an end
+    history_from_now: bool = False  # trades can only be paged backwards from the newest
     history_timeframes: tuple[str, ...] = ()  # of bars in its history, ours: 1m, 1h, 1d …
     rest_per_second_max: float = 1.0  # HTTP requests, over all that ask the provider
     rest_quota: int = 0  # HTTP requests in any ``rest_quota_ns``, over all that ask it; 0: without such a limit

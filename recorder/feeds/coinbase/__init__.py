@@ -125,6 +125,7 @@ class Coinbase:
             snapshots=("trades",) if by_id else ("trades", "quotes"),
             history=f"bars; trades by {'id, without an end' if by_id else 'time'}, 1000 a request",
             history_channels=("trades", "bars") if self._base() is not None else (),
+            history_from_now=by_id,
             history_timeframes=bars.TIMEFRAMES[self.api],
             rest_per_second_max=history.PER_SECOND_MAX,
         )
