@@ -15,7 +15,7 @@ from recorder.values.feed import Capability, FeedSpec, ProviderInfo
 from recorder.values.messages import NAN, TS_AHEAD_MAX, TS_EVENT_MIN
 from recorder.values.schedule import NEW_YORK
 from recorder.values.schema import TEXT_NULL
-from recorder.values.symbols import ticker
+from recorder.values.symbols import hashed_id, ticker
 from recorder.values.tables import CANCELLED, HALTED, NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE
 
 INFO = ProviderInfo(name="iex", channels=("trades", "quotes", "statuses"), hosts=("iextrading.com",))
@@ -34,10 +34,13 @@ _EXECUTED = struct.Struct("<cBq8sqIqq")  # the same with the order's id before t
 _SYSTEM = struct.Struct("<ccq")
 _STATUS = struct.Struct("<ccq8s4s")  # status, time, symbol, reason
 _OPERATION = struct.Struct("<ccq8s")
+_LEVEL = struct.Struct("<cBq8sIq")  # event flags, time, symbol, size, price
 
-# Known, and no rows: official prices, auctions, directories, retail liquidity, short sale tests, security events; price
-# levels and orders, whose best prices are not those of TOPS (round lots).
-PASSED_OVER = frozenset(b"XADIPE85aMRC")
+# Known, no rows: official prices, auctions, directories, retail liquidity, short sale tests, security events; orders.
+PASSED_OVER = frozenset(b"XADIPEaMRC")
+FIRST = 1  # number of a session's first message
+COMPLETE = 0x01  # of a price level: with it the book is one that there was
+LEVELS_MAX = 1 << 20  # of all books; 9,000 symbols with fifty each are half of it
 SALE = ((0x80, "intermarket_sweep"), (0x40, "extended_hours"), (0x20, "odd_lot"), (0x10, "trade_through_exempt"),
         (0x08, "single_price_cross"))  # fmt: skip
 NO_PRICE = 0x40 | 0x20  # sales of these conditions set neither last nor high nor low (secondary sources)
@@ -93,9 +96,11 @@ class Iex:
 def _decoder(scope: Scope) -> Callable[[bytes, int], None]:
     """decode(segment, ts_recv)"""
     session, rows = scope.kept("iex session"), _Rows(scope)
+    books = _Books(scope, rows, session)
     readers: dict[int, Callable[[bytes, int, int], None]] = {
         ord("Q"): rows.quote, ord("T"): rows.trade, ord("B"): rows.broken, ord("L"): rows.executed,
         ord("H"): rows.status, ord("S"): rows.system, ord("O"): rows.operation,
+        ord("8"): books.level, ord("5"): books.level,
     }  # fmt: skip
     length_of = _LENGTH.unpack_from
 
@@ -108,6 +113,8 @@ def _decoder(scope: Scope) -> Callable[[bytes, int], None]:
                 scope.unknown("segment that came before")  # a repetition: what fills a gap is not told from it
             return
         scope.sequence(first, ts_recv, newest=max(seen, first - 1))
+        if first > max(seen + 1, FIRST):
+            session["lacking"] = 1
         at, end = HEADER.size, len(payload)
         for number in range(first, first + count):
             length = length_of(payload, at)[0] if at + 2 <= end else 0
@@ -141,6 +148,7 @@ def _header(payload: bytes, session: dict[str, int], scope: Scope) -> tuple[int,
     if length != len(payload) - HEADER.size or not 0 <= first <= NUMBER_MAX:
         raise FrameError(f"segment of {len(payload)} bytes that announces {length} after its header, from {first} on")
     if session.get("id") != session_id:
+        session.clear()
         session["id"] = session_id
         scope.opened()
     return count, first
@@ -163,7 +171,7 @@ class _Rows:
         words = ",".join(word for bit, word in SALE if flags & bit)
         return self._scope.text(words or None), NOT_LAST_ELIGIBLE if flags & NO_PRICE else 0
 
-    def _of(self, symbol: bytes) -> int:
+    def of(self, symbol: bytes) -> int:
         number = self._series.get(symbol)
         if number is None:
             name = ticker(symbol.decode("ascii", "replace"))
@@ -176,9 +184,17 @@ class _Rows:
             raise FrameError(_misfit(ts, bid, ask))
         series = self._series.get(symbol)
         self._append_quote(
-            ts, ts_recv, self._of(symbol) if series is None else series, number, bid / SCALE or NAN,
+            ts, ts_recv, self.of(symbol) if series is None else series, number, bid / SCALE or NAN,
             float(bid_size) if bid else NAN, ask / SCALE or NAN, float(ask_size) if ask else NAN, TEXT_NULL, TEXT_NULL,
             self._quotes[flags & 0xC0], 0,
+        )  # fmt: skip
+
+    def best(self, ts: int, ts_recv: int, series: int, number: int, best: tuple[int, int, int, int]) -> None:
+        """A quote of a book's best (bid, its size, ask, its size); a side that is empty has the price 0."""
+        bid, bid_size, ask, ask_size = best
+        self._append_quote(
+            ts, ts_recv, series, number, bid / SCALE or NAN, float(bid_size) if bid else NAN, ask / SCALE or NAN,
+            float(ask_size) if ask else NAN, TEXT_NULL, TEXT_NULL, TEXT_NULL, 0,
         )  # fmt: skip
 
     def trade(self, message: bytes, number: int, ts_recv: int) -> None:
@@ -199,7 +215,7 @@ class _Rows:
     ) -> None:
         if price <= 0 or trade_id < 0 or not TS_EVENT_MIN <= ts <= ts_recv + TS_AHEAD_MAX:
             raise FrameError(_misfit(ts, price, trade_id))
-        series = self._of(symbol)
+        series = self.of(symbol)
         conditions, own = self._sales[flags]
         if self._halted and self._scope.out.series.keys[series][1] in self._halted:
             marks |= HALTED
@@ -231,12 +247,68 @@ class _Rows:
         if not TS_EVENT_MIN <= ts <= ts_recv + TS_AHEAD_MAX:
             raise FrameError(_misfit(ts))
         letter, statuses, text = code.decode("ascii", "replace"), self._scope.statuses, self._scope.text
-        series = self._of(symbol)
+        series = self.of(symbol)
         statuses.append(
             ts, ts_recv, series, kind, text(letter), statuses.varchar(words.get(letter)),
             text(reason.decode("ascii", "replace").strip() or None), TEXT_NULL, NAN, NAN, TEXT_NULL,
         )  # fmt: skip
         return self._scope.out.series.keys[series][1]
+
+
+class _Books:
+    """The price levels of DEEP, and a quote whenever the best of a complete book has changed.
+
+    Levels are told by what changes: a book is known only where every message since the session's first one is there.
+    """
+
+    def __init__(self, scope: Scope, rows: _Rows, session: dict[str, int]) -> None:
+        self._scope, self._rows, self._session = scope, rows, session
+        self._levels = scope.kept("iex levels")  # "SPY 8 2700000" → size
+        self._bests = scope.kept("iex best")  # symbol → hash of the last quote
+        self._books: dict[tuple[bytes, bytes], dict[int, int]] = {}  # the same levels by symbol and side
+        self._of_session = -1
+
+    def _book(self, symbol: bytes, side: bytes) -> dict[int, int]:
+        return self._books.setdefault((symbol, side), {})
+
+    def _begin(self) -> None:
+        """Levels of another session are gone; those of this one that a snapshot holds are there again."""
+        self._books.clear()
+        if self._session.get("levels") != 1:
+            self._session["levels"] = 1
+            self._levels.clear()
+            self._bests.clear()
+        for key, size in self._levels.items():
+            name, side, price = key.split(" ")
+            self._book(name.encode().ljust(8), side.encode())[int(price)] = size
+        self._of_session = self._session["id"]
+
+    def level(self, message: bytes, number: int, ts_recv: int) -> None:
+        side, flags, ts, symbol, size, price = _LEVEL.unpack_from(message)
+        if price <= 0 or not TS_EVENT_MIN <= ts <= ts_recv + TS_AHEAD_MAX:
+            raise FrameError(_misfit(ts, price))
+        if self._session.get("lacking"):
+            self._scope.unknown("price level of a book that is not whole")
+            return
+        if self._of_session != self._session["id"] or not self._session.get("levels"):
+            self._begin()
+        series, name = self._rows.of(symbol), symbol.decode().strip()
+        book, key = self._book(symbol, side), f"{name} {side.decode()} {price}"
+        if not size:
+            book.pop(price, None)
+            self._levels.pop(key, None)
+        elif len(self._levels) < LEVELS_MAX or key in self._levels:
+            book[price] = self._levels[key] = size
+        else:
+            raise FrameError(f"more than {LEVELS_MAX} price levels")
+        if flags & COMPLETE:
+            bids, asks = self._book(symbol, b"8"), self._book(symbol, b"5")
+            bid, ask = max(bids, default=0), min(asks, default=0)
+            best = bid, bids.get(bid, 0), ask, asks.get(ask, 0)
+            same = hashed_id(str(best))
+            if self._bests.get(name) != same:
+                self._bests[name] = same
+                self._rows.best(ts, ts_recv, series, number, best)
 
 
 def _misfit(ts: int, *numbers: int) -> str:

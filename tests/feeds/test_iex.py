@@ -81,12 +81,67 @@ def test_the_documented_halt() -> None:
     }  # fmt: skip
 
 
-def test_the_documented_header_with_its_message_is_taken_and_a_price_level_is_no_row() -> None:
+def test_the_documented_header_with_its_message_is_taken_and_a_price_level_amid_a_session_is_no_row() -> None:
     assert len(LEVEL) + 2 == 32
     feed = decoded(HEADER + struct.pack("<H", len(LEVEL)) + LEVEL)
     assert sum(feed.out.counts()) == 0
-    assert feed.unknown == {}
+    assert feed.unknown == {"price level of a book that is not whole": 1}
     assert feed.scope.newest == 355166
+
+
+def level(side: bytes, price: int, size: int, complete: bool = True, symbol: bytes = b"SPY     ") -> bytes:
+    return struct.pack("<cBq8sIq", side, complete, 1517059863763350264, symbol, size, price)
+
+
+LEVELS = st.lists(
+    st.tuples(
+        st.sampled_from([b"8", b"5"]), st.integers(1, 6), st.integers(0, 3), st.booleans(), st.sampled_from("AB")
+    ),
+    max_size=30,
+)
+
+
+@given(LEVELS, st.lists(st.integers(0, 30), max_size=4))
+@settings(deadline=None)
+def test_best_prices_of_price_levels_are_quotes_when_a_complete_book_has_others(
+    updates: list[tuple[bytes, int, int, bool, str]], cuts: list[int]
+) -> None:
+    messages = [
+        level(side, price * 10_000, size, whole, f"{name:8}".encode()) for side, price, size, whole, name in updates
+    ]
+    books: dict[tuple[str, bytes], dict[int, int]] = {}
+    expected, last = list[Any](), dict[str, Any]()
+    for number, (side, price, size, whole, name) in enumerate(updates, 1):
+        books.setdefault((name, side), {})[price] = size
+        if whole:
+            bids = {p: s for p, s in books.get((name, b"8"), {}).items() if s}
+            asks = {p: s for p, s in books.get((name, b"5"), {}).items() if s}
+            bid, ask = max(bids, default=None), min(asks, default=None)
+            best = (bid, bids.get(bid), ask, asks.get(ask))  # type: ignore[arg-type]
+            if best != last.get(name):
+                expected.append((name, number, best))
+            last[name] = best
+    feed, first = Recorded("iex", ()), 1
+    for end in [*sorted(cuts), len(messages)]:
+        part = messages[first - 1 : end]
+        feed.decode(of(*part, first=first, protocol=DEEP))
+        first += len(part)
+        feed._decode = feed.feed.decoder(feed.scope)  # as after a restart: what it needs is in what is kept
+    found = [
+        (r["symbol"], r["sequence"], (r.get("bid"), r.get("bid_size"), r.get("ask"), r.get("ask_size")))
+        for r in feed.rows("quotes")
+    ]
+    assert found == expected
+
+
+def test_a_book_that_lacks_a_message_gives_no_more_quotes_until_the_next_session() -> None:
+    feed = decoded(of(level(b"8", 100, 5), first=1, protocol=DEEP), of(level(b"8", 200, 5), first=3, protocol=DEEP))
+    assert len(feed.rows("quotes")) == 1
+    feed.decode(of(level(b"8", 300, 5), first=1, protocol=DEEP, session=2))
+    assert [row["bid"] for row in feed.rows("quotes")] == [0.03]
+    late = decoded(of(level(b"8", 100, 5), first=2, protocol=DEEP))  # a capture that began late
+    assert late.rows("quotes") == []
+    assert late.unknown == {"price level of a book that is not whole": 1}
 
 
 @pytest.mark.parametrize(("side", "names"), [(0, ("bid", "bid_size")), (1, ("ask", "ask_size"))])
