@@ -55,7 +55,7 @@ class EventServer:
                 writer.write(piece)
                 await writer.drain()
                 await asyncio.sleep(0)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            return
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            return  # cancelled: the server is closed
         finally:
             writer.close()

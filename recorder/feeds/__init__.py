@@ -11,6 +11,7 @@ from recorder.values.feed import Feed, FeedSpec, ProviderInfo
 
 _CLASSES = {  # provider, which is the name of its module, → class, or what chooses one by the spec
     "alpaca": "Alpaca",
+    "alpaca_events": "AlpacaEvents",
     "alphavantage": "Alphavantage",
     "binance": "Binance",
     "bitstamp": "Bitstamp",
@@ -28,6 +29,8 @@ _CLASSES = {  # provider, which is the name of its module, → class, or what ch
     "yahoo": "yahoo",
 }
 
+_HOMES = {"alpaca_events": "actions.alpaca_events"}  # modules that do not lie where their provider's name says
+
 _ACTIONS = {  # provider of corporate actions, which is the name of its module under actions/, → class
     "alpaca": "Alpaca",
     "polygon": "Polygon",
@@ -42,7 +45,7 @@ class _Providers(Mapping[str, ProviderInfo]):
     def __getitem__(self, name: str) -> ProviderInfo:
         if name not in _CLASSES:
             raise KeyError(name)
-        info: ProviderInfo = import_module(f"recorder.feeds.{name}").INFO
+        info: ProviderInfo = import_module(f"recorder.feeds.{_HOMES.get(name, name)}").INFO
         return info
 
     def __iter__(self) -> Iterator[str]:
@@ -66,7 +69,7 @@ def make(spec: FeedSpec, credentials: Mapping[str, str] | None = None) -> Feed:
         return asked
     if spec.provider not in _CLASSES:
         raise ConfigError(f"feed {spec.name!r}: provider is {spec.provider!r}; {nearest(spec.provider, _CLASSES)}")
-    module = import_module(f"recorder.feeds.{spec.provider}")
+    module = import_module(f"recorder.feeds.{_HOMES.get(spec.provider, spec.provider)}")
     feed: Feed = getattr(module, _CLASSES[spec.provider])(spec, credentials)
     return feed
 

@@ -72,7 +72,7 @@ def variants() -> list[tuple[str, dict[str, str]]]:
     return result
 
 
-STOCKS = ("alpaca", "alphavantage", "cboe", "etrade")
+STOCKS = ("alpaca", "alpaca_events", "alphavantage", "cboe", "etrade")
 
 
 def channels_for(name: str, options: dict[str, str]) -> tuple[str, ...]:
@@ -230,7 +230,7 @@ def test_no_frame_makes_its_decoder_raise_anything_but_a_frame_error(name: str, 
 
 @every
 def test_decoding_needs_no_credentials_and_no_symbols(name: str, options: dict[str, str]) -> None:
-    feed = make(spec_of(name, options, symbols=(), channels=("trades",)))
+    feed = make(spec_of(name, options, symbols=(), channels=channels_for(name, options)))
     assert callable(feed.decoder(Output().scope("f", 0)))
 
 
