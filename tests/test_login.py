@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from recorder.core.oauth1 import Credential
+from recorder.core.oauth1 import NO_TOKEN, Credential
 from recorder.feeds import PROVIDERS
 from recorder.shell.history_client import HistoryClient
 from recorder.shell.login import Login, Session
@@ -323,6 +323,26 @@ def test_a_refusal_that_no_token_changes_is_handed_on(rig: Rig) -> None:
         assert (answer.status, b"timestamp_refused" in answer.body) == (401, True)
         rig.provider.now = rig.clock
         assert (await rig.quote()).status == 200
+
+    go(work)
+
+
+def test_more_than_four_questions_in_a_second_are_too_many(rig: Rig) -> None:
+    async def work() -> None:
+        await rig.log_in()
+        assert [(await rig.quote()).status for _ in range(5)] == [200] * 4 + [429]
+        rig.clock.wait(SECOND)
+        assert (await rig.quote()).status == 200
+
+    go(work)
+
+
+def test_a_callback_that_is_not_out_of_band_is_refused(rig: Rig) -> None:
+    async def work() -> None:
+        url = rig.provider.url + "/oauth/request_token"
+        header = rig.login.header(url, NO_TOKEN, [("oauth_callback", "https://example.com")])
+        answer = await rig.client.get(HttpRequest(url, secret_headers=(header,)))
+        assert (answer.status, rig.provider.problems) == (401, ["parameter_rejected"])
 
     go(work)
 
