@@ -21,7 +21,7 @@ REPO = Path(__file__).resolve().parent.parent
 HELP_CPU_S = 0.15
 VERBS = [
     "run", "demo", "login", "check", "db", "schema", "sql", "replay", "journal", "rebuild", "simulate", "gaps",
-    "coverage", "backfill", "actions", "export", "drill", "logs",
+    "coverage", "chain", "backfill", "actions", "export", "drill", "logs",
 ]  # fmt: skip
 Verb = Callable[..., ModuleType]
 
@@ -103,7 +103,7 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> N
     ("arguments", "message"),
     [
         ([], "no command given; `recorder --help` lists them"),
-        (["chek"], "'chek' is not a command; did you mean check? known: actions, backfill, check,"),
+        (["chek"], "'chek' is not a command; did you mean check? known: actions, backfill, chain,"),
         (["check", "--depe"], "unrecognized arguments: --depe"),
         (["--conf", "x", "check"], "'x' is not a command"),
         (["--config"], "expected one argument"),
