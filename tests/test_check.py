@@ -19,6 +19,8 @@ from recorder_process import REPO, command, environment, external, until, write_
 from recorder.commands import check
 from recorder.commands.check import FAILED, OK, WARNING, Finding, findings_of
 from recorder.feeds import PROVIDERS
+from recorder.shell.simulator.asked import AskedSimulator
+from recorder.shell.simulator.yahoo import YahooPages
 from recorder.shell.tokens import TokenStore
 from recorder.values.config import Config, load
 from recorder.values.login import Token
@@ -91,6 +93,19 @@ def test_missing_keys_are_a_warning_and_an_unreachable_provider_a_failure(
     assert offline.returncode == 0, offline.stdout
     assert "✓ keys" in offline.stdout
     assert "never shown" not in offline.stdout
+
+
+def test_a_provider_that_is_asked_is_reached_where_it_would_be_asked(
+    configured: Callable[..., Path], free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    feed = {"provider": "yahoo", "api": "rest", "channels": ["options"], "symbols": ["AAPL"]}
+    with AskedSimulator(YahooPages(("AAPL",), time.time_ns)) as place:
+        (reached,) = found(configured({"yh": {**feed, "rest_url": place.url}}), "network", network=True)
+        assert place.asked == []
+    (gone,) = found(configured({"yh": {**feed, "rest_url": f"http://127.0.0.1:{port}"}}), "network", network=True)
+    assert (reached.state, gone.state) == (OK, FAILED)
+    assert f"127.0.0.1:{port} cannot be reached" in gone.words
 
 
 def test_a_symbol_that_a_provider_cannot_have_fails_the_configuration(

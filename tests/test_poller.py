@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,10 +22,14 @@ from recorder.core.frames import OBSERVED, POLLED, TEXT
 from recorder.core.pipeline import Pipeline
 from recorder.feeds import make
 from recorder.shell import poller as polling
+from recorder.shell.captures import open_capture
 from recorder.shell.journal import Journal
+from recorder.shell.journal.lines import to_lines
+from recorder.shell.journal.segments import read_path
 from recorder.shell.monitor import _Collector
 from recorder.shell.pace import Pace
 from recorder.shell.poller import Poller
+from recorder.shell.simulator import Simulator
 from recorder.values.config import KernelsConfig
 from recorder.values.errors import FrameError, Limited
 from recorder.values.feed import SECOND, Capability, FeedSpec, HttpRequest, HttpResponse, Poll
@@ -481,3 +486,17 @@ def test_the_monitor_shows_how_a_polled_feed_does(rig: Callable[..., Rig], serve
         ("recorder_quota_used", "test"): 2, ("recorder_quota", "test"): 25,
         ("recorder_provider_held_seconds", "test"): 0,
     }  # fmt: skip
+
+
+def test_a_journal_of_streams_and_polls_is_served_without_the_polls(journal: Journal, tmp_path: Path) -> None:
+    stream = journal.source(FeedSpec(name="cb", provider="coinbase", symbols=("BTC-USD",)))
+    asked = journal.source(FeedSpec(name="yh", provider="yahoo", symbols=("AAPL",), channels=("bars",)))
+    journal.append(asked, POLLED, DAY, polled.encode(polled.Answer(key="chart AAPL 1d"), b"{}"))
+    journal.append(stream, TEXT, DAY, b"{}")
+    journal.close()
+    exported = tmp_path / "out.jsonl"
+    exported.write_bytes(b"".join(to_lines(read_path(journal.directory), lambda position, ts_recv: True)))
+    for path in (journal.directory, exported):
+        capture = open_capture(path)
+        assert [item[1] for item in capture] == [POLLED, TEXT]
+        assert Simulator(captures=[capture]).providers == ("coinbase",)

@@ -46,9 +46,12 @@ def windows(
 
 
 def decoder(
-    scope: Scope, read: Callable[[HistoryRequest, bytes, Refuse], Iterable[Bar]]
+    scope: Scope, read: Callable[[HistoryRequest, bytes, Refuse], Iterable[Bar]], flags: int = 0
 ) -> Callable[[HistoryRequest, bytes, int], None]:
-    """Bars that were asked for and are over, as rows flagged BACKFILLED. A bar that does not fit is rejected alone."""
+    """Bars that were asked for and are over, as rows flagged BACKFILLED. A bar that does not fit is rejected alone.
+
+    flags  further ones of every bar
+    """
 
     def decode(request: HistoryRequest, body: bytes, ts_recv: int) -> None:
         def refuse(why: str, part: bytes) -> None:
@@ -65,7 +68,7 @@ def decoder(
                 continue
             scope.bars.append(
                 bar.start, ts_recv, series, timeframe, bar.open, bar.high, bar.low, bar.close, bar.volume, bar.vwap,
-                bar.trades, BACKFILLED,
+                bar.trades, BACKFILLED | flags,
             )  # fmt: skip
 
     return decode

@@ -220,7 +220,7 @@ def test_months_end_where_the_next_begins() -> None:
 SYMBOLS: dict[str, tuple[str, dict[str, str]]] = {
     "alpaca": ("AAPL", {}), "binance": ("BTC-USDT", {}), "bitstamp": ("BTC-USD", {}), "coinbase": ("BTC-USD", {}),
     "deribit": ("BTC-USD-PERP", {}), "kraken": ("BTC-USD", {}), "okx": ("BTC-USDT", {}),
-    "polygon": ("AAPL", {}),
+    "polygon": ("AAPL", {}), "yahoo": ("BRK.B", {}),
     "bybit": ("BTC-USD-PERP", {"market": "inverse"}),
 }  # fmt: skip
 

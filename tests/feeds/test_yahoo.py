@@ -25,8 +25,8 @@ from recorder.feeds.yahoo.rows import plain
 from recorder.shell.simulator.rest import Answer, Asked
 from recorder.shell.simulator.yahoo import COOKIE, DOWN, TOO_MANY, YahooPages, price, pricing_data
 from recorder.values.errors import ConfigError, FrameError, Limited, SymbolError
-from recorder.values.feed import MINUTE, SECOND, FeedSpec, HttpRequest, HttpResponse
-from recorder.values.tables import NOT_VOLUME_ELIGIBLE
+from recorder.values.feed import MINUTE, SECOND, FeedSpec, HistoryRequest, HttpRequest, HttpResponse
+from recorder.values.tables import BACKFILLED, NOT_VOLUME_ELIGIBLE, SPLIT_ADJUSTED
 
 NOON = int(datetime(2026, 6, 3, 16, 0, 30, tzinfo=UTC).timestamp()) * SECOND  # of New York's
 # The wire test vector of the streamer's protocol.
@@ -229,6 +229,28 @@ def test_bars_of_another_symbol_or_columns_of_other_lengths_are_refused() -> Non
     cut["chart"]["result"][0]["indicators"]["quote"][0]["high"].pop()
     with pytest.raises(FrameError, match="columns"):
         talk.rows.poll("chart AAPL 1d", json.dumps(cut).encode(), NOON)
+
+
+def test_bars_of_its_history_are_those_that_are_over_and_were_asked_for() -> None:
+    talk = Talk("bars")
+    now = NOON // SECOND
+    first, last = now // 3600 * 3600 - 20 * 3600, now // 3600 * 3600 - 5 * 3600
+    request = HistoryRequest("AAPL", "bars", first * SECOND, last * SECOND, timeframe="1h")
+    pages = talk.feed.history(request)
+    http = next(pages)
+    query = {name: values[0] for name, values in parse_qs(urlsplit(http.url).query).items()}
+    assert (query["interval"], int(query["period1"]), int(query["period2"])) == ("1h", first - 3600, last + 3600)
+    answer = talk.respond(http)
+    with pytest.raises(StopIteration):
+        pages.send(answer)
+    decode = talk.rows.feed.history_decoder(talk.rows.scope)  # type: ignore[attr-defined]
+    decode(request, answer.body, NOON)
+    bars = talk.rows.rows("bars")
+    assert [bar["ts_event"] // SECOND for bar in bars] == [at for at in range(first, last + 1, 3600) if at // 3600 % 17]
+    assert {bar["flags"] for bar in bars} == {BACKFILLED | SPLIT_ADJUSTED}
+    assert bars[-1]["close"] == round(price("AAPL", bars[-1]["ts_event"] // SECOND) + 0.5, 4)
+    with pytest.raises(FrameError, match="not asked for"):
+        decode(HistoryRequest("MSFT", "bars", 0, NOON, timeframe="1h"), answer.body, NOON)
 
 
 # Prices

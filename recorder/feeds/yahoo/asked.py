@@ -7,17 +7,26 @@ from collections.abc import Callable, Generator, Mapping
 from urllib.parse import quote
 
 from recorder.core.batch import Scope
+from recorder.feeds.yahoo import history
 from recorder.feeds.yahoo.names import CHANNELS, INFO, TIMEFRAMES, own_names
 from recorder.feeds.yahoo.rows import SECONDS, decoder, expirations, refusal
 from recorder.values.errors import FrameError, Limited
-from recorder.values.feed import HOUR, MINUTE, SECOND, Capability, FeedSpec, HttpRequest, HttpResponse, Poll
-from recorder.values.history import address
+from recorder.values.feed import (
+    HOUR,
+    MINUTE,
+    SECOND,
+    Capability,
+    FeedSpec,
+    HistoryRequest,
+    HttpRequest,
+    HttpResponse,
+    Poll,
+)
+from recorder.values.history import address, checked
 from recorder.values.messages import UNREADABLE, option, sharded
 
-CHARTS = "https://query2.finance.yahoo.com"
 CRUMBS = "https://query1.finance.yahoo.com"
 COOKIES = "https://fc.yahoo.com"
-PER_SECOND_MAX = 1.0  # not documented
 DAY_EVERY_NS = HOUR
 CHAIN_EVERY_NS = 5 * MINUTE
 EXPIRATIONS_MAX = 100  # SPY has under 40
@@ -37,7 +46,7 @@ class YahooAsked:
         self._names = own_names(spec, "rest")
         self._options = {name: option(INFO, spec, name) for name in INFO.options}
         own = spec.rest_url.rstrip("/") if spec.rest_url else None
-        self._charts, self._crumbs, self._cookies = (own or base for base in (CHARTS, CRUMBS, COOKIES))
+        self._charts, self._crumbs, self._cookies = (own or base for base in (history.URL, CRUMBS, COOKIES))
         self._cookie = self._crumb = ""
 
     def capability(self) -> Capability:
@@ -54,8 +63,10 @@ class YahooAsked:
             sends_per_second_max=1.0,
             connects_per_minute_max=60.0,
             session_zone="America/New_York",
-            history="bars of a minute for 7 days, of 90 minutes for 60, of an hour for 730, of a day for ever",
-            rest_per_second_max=PER_SECOND_MAX,
+            history="bars of a minute for 7 days, of 15 minutes for 60, of an hour for 730, of a day for ever",
+            history_channels=("bars",),
+            history_timeframes=history.NAMES,
+            rest_per_second_max=history.PER_SECOND_MAX,
         )
 
     def shards(self) -> list[FeedSpec]:
@@ -73,6 +84,12 @@ class YahooAsked:
 
     def poll_decoder(self, out: Scope) -> Callable[[str, bytes, int], None]:
         return decoder(out)
+
+    def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
+        return history.pages(checked(self.spec, self.capability(), self._charts, request), request)
+
+    def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
+        return history.decoder(out)
 
     def _charter(self, name: str) -> Callable[[], Asking]:
         interval, range_ = TIMEFRAMES[self._options["timeframe"]]

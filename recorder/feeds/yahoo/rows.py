@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from recorder.values.tables import SPLIT_ADJUSTED
 SECONDS = {"1m": 60, "2m": 120, "5m": 300, "15m": 900, "1h": 3600, "90m": 5400}
 PLACEHOLDER_IV = 1e-4  # 1e-5 and the like are sent outside of trading hours
 SECONDS_MAX = (1 << 62) // SECOND
+_ALSO = {"1h": "60m"}  # two names of one interval
 _FLOAT = struct.Struct("<f")
 
 
@@ -160,31 +161,20 @@ def decoder(scope: Scope) -> Callable[[str, bytes, int], None]:
     newest = scope.kept("newest")  # "name timeframe" → the start of the last bar stored
     snapshots = scope.kept("snapshots")  # name → the time of the chain's first answer
 
-    def chart(name: str, timeframe: str, raw: Any, ts_recv: int) -> None:
-        result = _RESULT.decode(raw)
-        meta, place = result.meta, f"{name} {timeframe}"
-        if meta.symbol.upper() != name or meta.dataGranularity != TIMEFRAMES[timeframe][0]:
-            raise FrameError(f"bars of {meta.dataGranularity[:20]} of {meta.symbol[:40]!r}, which was not asked for")
-        prices = result.indicators.quote[0] if result.indicators.quote else Prices()
-        columns = (result.timestamp, prices.open, prices.high, prices.low, prices.close, prices.volume)
-        if len({len(column) for column in columns}) != 1:
-            raise FrameError(f"columns of {', '.join(str(len(column)) for column in columns)} elements")
+    def chart(name: str, timeframe: str, body: bytes, ts_recv: int) -> None:
+        result, place = chart_of(body, name, timeframe), f"{name} {timeframe}"
         series, text = scope.series(canonical(name)), scope.text(timeframe)
         last = newest.get(place, 0)
         latest = last
-        for start, *values in zip(*columns, strict=True):
-            if None in values or not _ended(start, timeframe, meta, ts_recv):
-                continue
+        for start, *four, volume in listed(result):
             ts_event = start * SECOND
-            if ts_event < last:
+            if not _ended(start, timeframe, result.meta, ts_recv) or ts_event < last:
                 continue  # stored already; the last one is once more: its volume may have been corrected
-            *four, volume = values
             fits = all(0.0 < price < INF for price in four) and 0.0 <= volume < INF and ts_event >= TS_EVENT_MIN
             if not fits:
                 named = dict(zip(("open", "high", "low", "close"), four, strict=True))
                 raise FrameError(misfit("bar", ts_event, ts_recv, **named, volume=volume))
-            rounded = [plain(price) for price in four]
-            scope.bars.append(ts_event, ts_recv, series, text, *rounded, volume, NAN, LONG_NULL, SPLIT_ADJUSTED)
+            scope.bars.append(ts_event, ts_recv, series, text, *four, volume, NAN, LONG_NULL, SPLIT_ADJUSTED)
             latest = max(latest, ts_event)
         newest[place] = latest
 
@@ -222,8 +212,8 @@ def decoder(scope: Scope) -> Callable[[str, bytes, int], None]:
                 raise FrameError(words)
             answer = _ANSWER.decode(body)
             match key.split(" "):
-                case ["chart", name, timeframe] if timeframe in TIMEFRAMES and answer.chart and answer.chart.result:
-                    chart(name, timeframe, answer.chart.result[0], ts_recv)
+                case ["chart", name, timeframe] if timeframe in TIMEFRAMES:
+                    chart(name, timeframe, body, ts_recv)
                 case ["options", name] if answer.optionChain and answer.optionChain.result:
                     options(name, answer.optionChain.result[0], ts_recv)
                 case _:
@@ -234,9 +224,36 @@ def decoder(scope: Scope) -> Callable[[str, bytes, int], None]:
     return decode
 
 
+def chart_of(body: bytes, name: str, timeframe: str) -> Result:
+    """The chart that was asked for. Raises FrameError, also for Yahoo's own errors, and what msgspec raises."""
+    if words := refusal(body):
+        raise FrameError(words)
+    results = _ANSWER.decode(body).chart
+    if results is None or not results.result:
+        raise FrameError("an answer to another question")
+    result = _RESULT.decode(results.result[0])
+    meta, interval = result.meta, TIMEFRAMES[timeframe][0]
+    if meta.symbol.upper() != name or meta.dataGranularity not in (interval, _ALSO.get(interval)):
+        raise FrameError(f"bars of {meta.dataGranularity[:20]} of {meta.symbol[:40]!r}, which was not asked for")
+    return result
+
+
+def listed(result: Result) -> Iterator[tuple[int, float, float, float, float, float]]:
+    """Bars as the chart lists them, without those of nulls: start in s, open, high, low, close, volume."""
+    prices = result.indicators.quote[0] if result.indicators.quote else Prices()
+    columns = (result.timestamp, prices.open, prices.high, prices.low, prices.close, prices.volume)
+    if len({len(column) for column in columns}) != 1:
+        raise FrameError(f"columns of {', '.join(str(len(column)) for column in columns)} elements")
+    for start, open_, high, low, close, volume in zip(*columns, strict=True):
+        if open_ is not None and high is not None and low is not None and close is not None and volume is not None:
+            if not 0 < start < SECONDS_MAX:
+                raise FrameError(f"a bar at {start} s since 1970")
+            yield start, plain(open_), plain(high), plain(low), plain(close), volume
+
+
 def _ended(start: int, timeframe: str, meta: Meta, ts_recv: int) -> bool:
     """Whether this is a whole bar: not under way, nor the last price, which Yahoo appends with a time of its own."""
-    if not 0 < start < SECONDS_MAX or start == meta.regularMarketTime or start % 60:
+    if start == meta.regularMarketTime or start % 60:
         return False
     if timeframe == "1d":
         today = meta.currentTradingPeriod.regular

@@ -8,16 +8,31 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 
 import msgspec
 
 from recorder.core.batch import Scope
-from recorder.feeds.yahoo.names import CHANNELS, canonical, own_name, own_names
+from recorder.feeds.yahoo import history
+from recorder.feeds.yahoo.names import CHANNELS, INFO, canonical, own_name, own_names
 from recorder.feeds.yahoo.pricing import pricing
 from recorder.feeds.yahoo.rows import plain
 from recorder.values.errors import FrameError, SymbolError
-from recorder.values.feed import SECOND, Capability, Command, Endpoint, FeedSpec, Key, Ready, Send, Subscriptions
+from recorder.values.feed import (
+    SECOND,
+    Capability,
+    Command,
+    Endpoint,
+    FeedSpec,
+    HistoryRequest,
+    HttpRequest,
+    HttpResponse,
+    Key,
+    Ready,
+    Send,
+    Subscriptions,
+)
+from recorder.values.history import checked, rest_base
 from recorder.values.messages import INF, TS_AHEAD_MAX, TS_EVENT_MIN, UNREADABLE, chunks, misfit, quoted, sharded
 from recorder.values.schema import LONG_NULL, TEXT_NULL
 from recorder.values.tables import NOT_VOLUME_ELIGIBLE
@@ -61,7 +76,20 @@ class YahooStream:
             sends_per_second_max=2.0,
             connects_per_minute_max=10.0,
             session_zone="America/New_York",
+            history="no trades and quotes; bars, see the feed with api = rest",
+            history_channels=("bars",) if self._base() is not None else (),
+            history_timeframes=history.NAMES,
+            rest_per_second_max=history.PER_SECOND_MAX,
         )
+
+    def _base(self) -> str | None:
+        return rest_base(self.spec, INFO.hosts, history.URL)
+
+    def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
+        return history.pages(checked(self.spec, self.capability(), self._base(), request), request)
+
+    def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
+        return history.decoder(out)
 
     def shards(self) -> list[FeedSpec]:
         return sharded(self.spec, self.capability())

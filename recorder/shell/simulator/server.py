@@ -96,7 +96,9 @@ class Simulator:
         rules = rules or {}
         recordings: dict[str, list[Capture]] = {}
         for capture in captures:
-            for key in dict.fromkeys(venue_key(spec) for spec in capture.specs):
+            keys = dict.fromkeys(venue_key(spec) for spec in capture.specs)
+            served = [key for key in keys if key in CONVERSATIONS]
+            for key in served or keys:  # beside them may be feeds that were asked: nobody is to be sent their answers
                 recordings.setdefault(key, []).append(capture)
         for key in (*providers, *recordings):
             if key not in CONVERSATIONS:
