@@ -10,7 +10,7 @@ from recorder.values.errors import ConfigError, nearest
 from recorder.values.feed import Feed, FeedSpec, ProviderInfo
 
 _CLASSES = {  # provider, which is the name of its module, → class, or what chooses one by the spec
-    "alpaca": "Alpaca",
+    "alpaca": "alpaca",
     "alpaca_events": "AlpacaEvents",
     "alphavantage": "Alphavantage",
     "binance": "Binance",

@@ -10,7 +10,7 @@ import msgspec
 
 from recorder.core.batch import Scope
 from recorder.core.templates import Templates
-from recorder.feeds.alpaca import history
+from recorder.feeds.alpaca import chain, history
 from recorder.feeds.alpaca.messages import CONTROL, LENIENT, MALFORMED, RAW, STRICT_READERS, explain
 from recorder.feeds.alpaca.rows import rows_of, templates_of
 from recorder.values import feed as values
@@ -35,11 +35,13 @@ from recorder.values.symbols import canonical_pair, pair_with, ticker
 KEY_ID, SECRET_KEY = "APCA_API_KEY_ID", "APCA_API_SECRET_KEY"  # names of environment variables, as Alpaca's clients use
 INFO = values.ProviderInfo(
     name="alpaca",
-    channels=("trades", "quotes", "bars", "statuses", "news"),
+    channels=("trades", "quotes", "bars", "statuses", "news", chain.CHANNEL),
     options={
         "feed": ("iex", "sip", "delayed_sip", "test", "boats", "overnight", "crypto", "opra", "indicative", "news"),
         "location": ("us", "us-1", "us-2", "eu-1", "bs-1", "global"),  # of crypto: Alpaca's own, Kraken's …
         "format": ("msgpack", "json"),
+        "chains": tuple(chain.OF_STOCKS),  # of the channel options: indicative is in the free plan
+        "interval": tuple(chain.MINUTES),  # of option chains
     },
     credentials=(KEY_ID, SECRET_KEY),
     hosts=("stream.data.alpaca.markets", "stream.data.sandbox.alpaca.markets"),
@@ -75,6 +77,12 @@ _KEY_HEADERS = ("APCA-API-KEY-ID", "APCA-API-SECRET-KEY")
 BRACKET = ord("[")  # starts every JSON frame and no MessagePack array
 
 
+def key_headers(credentials: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Of a request over HTTP; none without both keys."""
+    values_of = [credentials.get(name, "") for name in INFO.credentials]
+    return tuple(zip(_KEY_HEADERS, values_of, strict=True)) if all(values_of) else ()
+
+
 class Alpaca:
     """The one connection that Alpaca allows to an endpoint.
 
@@ -88,6 +96,8 @@ class Alpaca:
         self.feed, self.location, self.format = (option(INFO, spec, name) for name in ("feed", "location", "format"))
         channels = _CHANNELS.get(self.feed, _STOCK_CHANNELS)
         for channel in spec.channels:
+            if channel == chain.CHANNEL:
+                raise ConfigError(f"feed {spec.name!r}: option chains are asked for: make them a feed of their own")
             if channel not in channels:
                 words = nearest(channel, channels)
                 raise ConfigError(f"feed {spec.name!r}: alpaca {self.feed} has no channel {channel!r}; {words}")
@@ -108,7 +118,7 @@ class Alpaca:
     def capability(self) -> Capability:
         remembered = self._base() is not None and (self.feed == "crypto" or self.feed in history.FEEDS)
         return Capability(
-            channels=INFO.channels,
+            channels=tuple(name for name in INFO.channels if name != chain.CHANNEL),
             loss_detector="none",
             scope="none",
             loss_size_known=False,
@@ -133,10 +143,9 @@ class Alpaca:
 
     def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
         base = checked(self.spec, self.capability(), self._base(), request)
-        values_of = [self.credentials.get(name, "") for name in INFO.credentials]
-        if not all(values_of) and self.feed != "crypto":  # whose history is open to all
+        headers = key_headers(self.credentials)
+        if not headers and self.feed != "crypto":  # whose history is open to all
             raise ConfigError(f"feed {self.spec.name!r}: history needs {' and '.join(INFO.credentials)}")
-        headers = tuple(zip(_KEY_HEADERS, values_of, strict=True)) if all(values_of) else ()
         return history.pages(base, self.feed, self.location, self._name(request.symbol), headers, request)
 
     def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
