@@ -82,14 +82,14 @@ class Blocks:
             if table.table is TRADES:
                 assert_possible(table.rows, ("price", "size"))
                 assert (table.rows["trade_id"] >= 0).all()
-                self._keep(table.rows)
+                self._keep(table.rows, table.varchar_heap, table.varchar_offsets)
             elif table.table is QUOTES:
                 assert_possible(table.rows, ("bid", "bid_size", "ask", "ask_size"))
             elif table.table is REJECTED:
                 self.rejected += len(table.rows)
                 assert text_lengths(table.varchar_offsets).max() < REJECTED_BYTES_MAX
 
-    def _keep(self, rows: np.ndarray) -> None:
+    def _keep(self, rows: np.ndarray, heap: np.ndarray, offsets: np.ndarray) -> None:
         keys, name_of = self.pipeline.out.series.keys, self.pipeline.out.texts.name
         ours = {(case.spec.name, case.symbol): number for number, case in enumerate(CASES)}
         numbers = np.array([ours.get(key, -1) for key in keys], np.int64)[rows["series"]]
@@ -101,6 +101,8 @@ class Blocks:
             "tape",
         ):  # ids depend on the texts met before: what they stand for instead
             rows[name] = [crc32(name_of(i).encode()) >> 1 if i >= 0 else i for i in rows[name]]
+        refs = [crc32(heap[offsets[i] : offsets[i + 1]].tobytes()) >> 1 if i >= 0 else i for i in rows["trade_ref"]]
+        rows["trade_ref"] = refs  # a place in the block's texts, among those of damaged frames
         self.good.append(rows)
 
 
