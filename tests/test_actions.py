@@ -153,6 +153,12 @@ def test_polygons_ticker_events_become_symbol_changes(config, tables, providers)
     ]
 
 
+def test_a_ticker_without_events_of_its_own_is_no_failure(config, tables, providers):
+    providers.dividends = [{"id": "p1", "ticker": "FCF", "ex_dividend_date": "2023-05-04", "cash_amount": 0.125}]
+    assert ask(config, providers, "polygon", "FCF") == []
+    assert [row["amount"] for row in rows(tables)] == [0.125]
+
+
 def test_the_same_answer_again_gives_no_row(config, tables, providers):
     providers.alpaca = {"forward_splits": [SPLIT], "cash_dividends": [DIVIDEND]}
     ask(config, providers, "alpaca", "SRE", "FCF")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +33,19 @@ def test_names_are_followed_from_one_to_the_next():
 
 def test_two_that_swap_their_names_on_one_day_both_stay():
     assert renamed(("A", "B"), [Rename(1, "A", "B"), Rename(1, "B", "A")], written=0, now=2) == ("B", "A")
+
+
+def test_the_tickers_of_companies_over_the_years_are_followed(shared_data):
+    """Lean's map files: `last day,ticker[,exchange]` for each name a company had; 20501231 is for ever."""
+    followed = 0
+    for path in sorted((shared_data / "lean/equity/usa/map_files").glob("*.csv")):
+        lines = [line.split(",")[:2] for line in path.read_text().split()]
+        names = [(int(until), name) for until, name in lines[1:]] or [(20501231, lines[0][1])]
+        renames = [Rename(until + 1, a, b) for (until, a), (_, b) in pairwise(names) if a != b]
+        for until, name in names:
+            assert renamed((names[0][1],), renames, 0, until) == (name,), path.name
+        followed += len(renames)
+    assert followed >= 5
 
 
 @given(st.lists(NAMES, unique=True).map(tuple), RENAMES, st.integers(0, 9), st.integers(0, 9))

@@ -63,18 +63,18 @@ class Asking:
         return found
 
     async def ask(self, spec: FeedSpec, feed: Historian, request: HistoryRequest, questions: Questions) -> int:
-        """All pages of one question; how many there were. Raises Unanswered, ConfigError, JournalFull.
+        """All pages of one question; how many were journalled. Raises Unanswered, ConfigError, JournalFull.
 
         What came before an error is stored.
         """
         number = 0
         source = self._journal.source(_named(spec))
         async for http, response, last in questions.pages(feed.history(request)):
-            page = Page(gap=None, request=request, number=number, url=http.url, last=last)
-            payload = history.encode(page, response.body)
-            self._journal.append(source, RESPONSE, time.time_ns(), payload)
-            self._engine.wake()
-            number += 1
+            if response.status == 200:
+                page = Page(gap=None, request=request, number=number, url=http.url, last=last)
+                self._journal.append(source, RESPONSE, time.time_ns(), history.encode(page, response.body))
+                self._engine.wake()
+                number += 1
         self.finished += 1
         return number
 

@@ -80,9 +80,8 @@ class Polygon(Asked):
                 if following is None or following == url:
                     break
                 url = following
-        # Last, as it answers 404 for a ticker that it does not know.
-        ticker = quote(request.symbol, safe="")
-        yield HttpRequest(address(base, f"/vX/reference/tickers/{ticker}/events", types="ticker_change"), (), secrets)
+        url = address(base, f"/vX/reference/tickers/{quote(request.symbol, safe='')}/events", types="ticker_change")
+        yield HttpRequest(url, (), secrets, accepts=(404,))  # of a ticker that it does not know: it has no events
 
     def actions(self, request: HistoryRequest, body: bytes, refuse: Callable[[str, bytes], None]) -> list[Action]:
         try:
