@@ -14,6 +14,7 @@ from recorder.values.errors import ConfigError
 
 if TYPE_CHECKING:
     from recorder.shell.simulator import Simulator
+    from recorder.shell.simulator.fix import FixSimulator
 
 NEEDS_CONFIG = False
 
@@ -37,7 +38,9 @@ def add(subparsers: Any) -> None:
         help="provider option such as market=usdm; repeatable",
     )
     parser.add_argument(
-        "--synthetic", metavar="A,B", help="a synthetic market at these providers instead of recordings"
+        "--synthetic",
+        metavar="A,B",
+        help="a synthetic market at these providers instead of recordings; fix, by itself, is a FIX 4.4 counterparty",
     )
     parser.add_argument("--rate", default="1000", metavar="N", help="mean trades per second of each provider, or max")
     parser.add_argument("--burst", type=float, default=10.0, metavar="N", help="how many times faster bursts are (10)")
@@ -68,10 +71,11 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace, config: Any) -> int:
     import uvloop
 
-    simulator = _simulator(args)
+    simulator = _fix(args) if (args.synthetic or "").strip() == "fix" else _simulator(args)
     uvloop.run(_serve(simulator, args.once))
     if args.truth is not None:
-        truth = {name: truth.as_dict() for name, truth in simulator.truth.items()}
+        truths = simulator.truth if isinstance(simulator.truth, dict) else {"fix": simulator.truth}
+        truth = {name: truth.as_dict() for name, truth in truths.items()}
         args.truth.write_text(json.dumps(truth, indent=1) + "\n")
     return 0
 
@@ -100,14 +104,35 @@ def _simulator(args: argparse.Namespace) -> Simulator:
     )
 
 
-async def _serve(simulator: Simulator, once: bool) -> None:
+def _fix(args: argparse.Namespace) -> FixSimulator:
+    """A FIX counterparty, by itself: SenderCompID FEED, of the recorder RECORDER, symbols as it names them."""
+    from recorder.shell.simulator.fix import SYMBOLS, FixSimulator
+
+    if args.paths:
+        raise ConfigError("simulate needs recordings (PATH …) or --synthetic with providers, not both")
+    rate = _number(args.rate, "--rate")
+    if rate is None:
+        raise ConfigError('--rate is "max"; give a number: a FIX counterparty is paced')
+    named = [name for names in (_symbols(args.symbols, ["fix"]) or {}).values() for name in names]
+    return FixSimulator(
+        named or SYMBOLS, host=args.host, port=args.port, rate=rate, quotes=args.quotes, seed=args.seed,
+        total=args.total,
+    )  # fmt: skip
+
+
+async def _serve(simulator: Simulator | FixSimulator, once: bool) -> None:
+    from recorder.shell.simulator.fix import FixSimulator
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with simulator:
-        for provider in simulator.providers:
-            print(provider, simulator.url(provider), flush=True)
+        if isinstance(simulator, FixSimulator):
+            print("fix", simulator.url, flush=True)
+        else:
+            for provider in simulator.providers:
+                print(provider, simulator.url(provider), flush=True)
         waits: list[asyncio.Task[Any]] = [loop.create_task(stop.wait())]
         if once:
             waits.append(loop.create_task(simulator.finished()))

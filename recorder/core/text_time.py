@@ -119,25 +119,38 @@ def fix_date_ns(date_text: bytes) -> int:
     return result
 
 
+_fix_seconds: dict[bytes, int] = {}  # time up to the second → ns since midnight; as ``_fix_days``
+
+
 def fix_time_ns(text: bytes) -> int:
     """Nanoseconds since midnight of FIX's ``14:30:00.015`` (UTCTimeOnly), 0 to 9 digits after the point.
 
     A leap second (``23:59:60``) counts on into the next day. Raises FrameError.
     """
-    hour, minute, second, digits = text[:2], text[3:5], text[6:8], text[9:]
-    if (
-        text[2:3] != b":"
-        or text[5:6] != b":"
-        or not (hour + minute + second).isdigit()
-        or len(text) < 8
-        or (len(text) > 8 and (text[8:9] != b"." or not digits.isdigit() or len(digits) > 9))
-    ):
+    whole = _fix_seconds.get(text[:8])
+    if whole is None:
+        whole = _fix_second(text)
+    if len(text) == 8:
+        return whole
+    digits = text[9:]
+    if text[8:9] != b"." or not digits.isdigit() or len(digits) > 9:
+        raise FrameError(f"{text[:30]!r} is not a time such as 14:30:00.015")
+    return whole + int(digits) * _SCALE[len(digits)]
+
+
+def _fix_second(text: bytes) -> int:
+    """Parse and remember the part up to the second."""
+    hour, minute, second = text[:2], text[3:5], text[6:8]
+    if len(text) < 8 or text[2:3] + text[5:6] != b"::" or not (hour + minute + second).isdigit():
         raise FrameError(f"{text[:30]!r} is not a time such as 14:30:00.015")
     hours, minutes, seconds = int(hour), int(minute), int(second)
     if hours > 23 or minutes > 59 or seconds > 60:
         raise FrameError(f"time {text[:30]!r} is past the end of an hour, minute or second")
-    whole = ((hours * 60 + minutes) * 60 + seconds) * SECOND
-    return whole + int(digits) * _SCALE[len(digits)] if digits else whole
+    result = ((hours * 60 + minutes) * 60 + seconds) * SECOND
+    if len(_fix_seconds) >= WHOLE_SECONDS_MAX:
+        _fix_seconds.clear()
+    _fix_seconds[text[:8]] = result
+    return result
 
 
 def fix_ns(text: bytes) -> int:

@@ -8,6 +8,7 @@ BID, ASK = 0, 1
 ENTRIES_MAX = 20_000  # of one side; the deepest documented book has 5,000
 
 _BITS, _DOUBLE = struct.Struct("<q"), struct.Struct("<d")
+_to_bits, _to_double = _BITS.unpack, _DOUBLE.pack
 NONE = (0.0, 0.0)  # price and size of a side that is empty
 
 
@@ -107,7 +108,8 @@ class Books:
 
 
 def _bits(number: float) -> int:
-    return int(_BITS.unpack(_DOUBLE.pack(number))[0])
+    bits: int = _to_bits(_to_double(number))[0]
+    return bits
 
 
 def _float(bits: int) -> float:
