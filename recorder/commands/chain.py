@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from recorder.values.feed import FeedSpec
 
 FOLDER = "chains"  # of the journal of answers, beside the recorder's own
-CHANNELS = ("options", "chains")  # what providers call them: of a stream's contracts, of whole chains
+CHANNEL = "options"
 DEFAULT_PROVIDER = "cboe"  # the one that needs no account
 SECOND_NS = 1_000_000_000
 _COLUMNS = (
@@ -80,9 +80,9 @@ def asked_of(config: Config, symbol: str, provider: str | None) -> FeedSpec:
     from recorder.values.errors import ConfigError, nearest
     from recorder.values.feed import FeedSpec
 
-    known = {name: channel for name in PROVIDERS if (channel := _channel(name))}
-    configured = [feed for feed in config.feeds if provider in (None, feed.provider) and known.get(feed.provider)]
-    configured = [feed for feed in configured if provider or known[feed.provider] in feed.channels]
+    known = {name: how for name in PROVIDERS if (how := _how(name)) is not None}
+    configured = [feed for feed in config.feeds if provider in (None, feed.provider) and feed.provider in known]
+    configured = [feed for feed in configured if provider or CHANNEL in feed.channels]
     name = provider or (configured[0].provider if configured else DEFAULT_PROVIDER)
     if name not in known:
         raise ConfigError(f"--provider {name}: it is not asked for option chains; {nearest(name, known)}")
@@ -90,28 +90,28 @@ def asked_of(config: Config, symbol: str, provider: str | None) -> FeedSpec:
     if missing:
         raise ConfigError(f"{name} wants a key: set {' and '.join(missing)} in the environment")
     at = configured[0] if configured else FeedSpec(name=name, provider=name)
-    options = at.options if known[name] in at.channels else {}
+    options = (at.options if CHANNEL in at.channels else {}) | known[name]
     return FeedSpec(
-        name=at.name, provider=name, channels=(known[name],), symbols=(symbol,), options=options, url=at.url,
+        name=at.name, provider=name, channels=(CHANNEL,), symbols=(symbol,), options=options, url=at.url,
         rest_url=at.rest_url,
     )  # fmt: skip
 
 
-def _channel(provider: str) -> str:
-    """What a provider that can be asked for chains calls them; empty for another."""
+def _how(provider: str) -> dict[str, str] | None:
+    """The options with which a provider is asked for chains; None of one that cannot be."""
     from recorder.feeds import PROVIDERS, make
     from recorder.values.errors import RecorderError
     from recorder.values.feed import FeedSpec
 
-    for channel in CHANNELS:
-        if channel in PROVIDERS[provider].channels:
-            try:
-                feed = make(FeedSpec(name=provider, provider=provider, channels=(channel,)))
-            except RecorderError:
-                continue
-            if feed.capability().transport == "poll":
-                return channel
-    return ""
+    info = PROVIDERS[provider]
+    for options in ({}, *({"api": api} for api in info.options.get("api", ()))):
+        try:
+            feed = make(FeedSpec(name=provider, provider=provider, channels=(CHANNEL,), options=options))
+        except RecorderError:
+            continue
+        if feed.capability().transport == "poll":
+            return options
+    return None
 
 
 async def fetch(config: Config, spec: FeedSpec, log: Any) -> None:

@@ -79,7 +79,7 @@ class Questions:
             except OSError as error:
                 why = f"no answer: {error or type(error).__name__}"
                 continue
-            if response.status == 200 or response.status in http.accepts:
+            if response.status == 200 or response.status in http.accepts or http.private:
                 self._pace.answered()
                 return response
             why = _refusal(http, response)
