@@ -137,6 +137,7 @@ async def recorded(journal: Journal, told: Told, monkeypatch: pytest.MonkeyPatch
     recording = SimpleNamespace(
         journal=journal, engine=SimpleNamespace(wake=lambda: None, backlog=0), log=told, sink=None, observe=None,
         disk=SimpleNamespace(room=asyncio.Event(), full=asyncio.Event()),
+        config=SimpleNamespace(journal=SimpleNamespace(dir=journal.directory)),
     )  # fmt: skip
     recording.disk.room.set()
     runs = FeedRuns(recording, lambda spec: Schedule(None), {})
