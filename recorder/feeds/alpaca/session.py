@@ -64,7 +64,7 @@ _CHANNELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {  # of the feeds that 
     "news": {"news": ("news",)},
 }
 
-SYMBOLS_MAX = 1 << 20  # of a connection: there is no documented limit beside that of the plan, which answers with 405
+SYMBOLS_MAX = 1 << 17  # of a connection: there is no documented limit beside that of the plan, which answers with 405
 SUBSCRIBE_SYMBOLS_MAX = 500  # in one message: with seven channels below the 32,768 bytes at which their client splits
 SENDS_PER_SECOND_MAX = 10.0  # no limit is documented; a session sends a few messages in all
 CONNECTS_PER_MINUTE_MAX = 12.0
