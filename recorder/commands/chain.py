@@ -80,7 +80,7 @@ def asked_of(config: Config, symbol: str, provider: str | None) -> FeedSpec:
     from recorder.values.errors import ConfigError, nearest
     from recorder.values.feed import FeedSpec
 
-    known = {name: how for name in PROVIDERS if (how := _how(name)) is not None}
+    known = {name: how for name in PROVIDERS if (how := asking_options(name)) is not None}
     configured = [feed for feed in config.feeds if provider in (None, feed.provider) and feed.provider in known]
     configured = [feed for feed in configured if provider or CHANNEL in feed.channels]
     name = provider or (configured[0].provider if configured else DEFAULT_PROVIDER)
@@ -97,7 +97,7 @@ def asked_of(config: Config, symbol: str, provider: str | None) -> FeedSpec:
     )  # fmt: skip
 
 
-def _how(provider: str) -> dict[str, str] | None:
+def asking_options(provider: str) -> dict[str, str] | None:
     """The options with which a provider is asked for chains; None of one that cannot be."""
     from recorder.feeds import PROVIDERS, make
     from recorder.values.errors import RecorderError

@@ -1,0 +1,126 @@
+"""`recorder.provider`: typed rows of what a provider answers, and clear words for what it does not have."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from exchange_process import Exchange
+
+import recorder
+from recorder.commands.library import NotOffered, Rows, row_type
+from recorder.shell.simulator.bars import made
+from recorder.values.errors import ConfigError, RecorderError
+from recorder.values.tables import TABLES
+
+SYMBOLS = {"coinbase": ["BTC-USD", "ETH-USD"], "alpaca": ["AAPL"]}
+KEYS = {"APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": "s"}
+DAY = 86_400
+FIRST = 1_704_067_200  # 2024-01-01, s
+DEADLINE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Exchange]:
+    rules = {name: {"requests": (1 << 30, 1), "keys": {"k": "s"}} for name in SYMBOLS}
+    with Exchange(list(SYMBOLS), rate=200, symbols=SYMBOLS, rules=rules) as exchange:
+        yield exchange
+
+
+def provider(place: Exchange, name: str, **options: str) -> Any:
+    return recorder.provider(name, keys=KEYS, url=place.urls[name], rest_url=place.rest_urls[name], **options)
+
+
+def test_bars_come_as_structs_and_as_tables(place: Exchange) -> None:
+    async def ask() -> Rows:
+        async with provider(place, "alpaca") as alpaca:
+            found: Rows = await alpaca.get_bars("AAPL", "2024-01-01", datetime.date(2024, 1, 2), "1h")
+            return found
+
+    bars = asyncio.run(ask())
+    truth = made(0, FIRST, FIRST + DAY, 3600)
+    assert [(b.ts_event, b.symbol, b.open, b.high, b.low, b.close, b.volume) for b in bars] == [
+        (t.start * 10**9, "AAPL", *map(float, t[1:6])) for t in truth
+    ]
+    assert bars[0].timeframe == "1h"
+    table = bars.arrow()
+    assert table.column("ts_event")[0].as_py() == datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
+    assert table.column("close").to_pylist() == [b.close for b in bars]
+    frame = bars[:3].pandas()
+    assert list(frame["volume"]) == [b.volume for b in bars[:3]]
+
+
+def test_trades_are_streamed_until_one_has_enough_and_are_those_that_were_sent(place: Exchange) -> None:
+    async def listen() -> tuple[list[Any], Rows, Any]:
+        found: list[Any] = []
+        enough = asyncio.Event()
+
+        async def more(rows: Rows) -> None:
+            found.extend(rows)
+            if len(found) > 100:
+                enough.set()
+
+        async with provider(place, "coinbase") as coinbase:
+            streaming = asyncio.create_task(coinbase.stream_trades(["BTC-USD", "ETH-USD"], more))
+            await asyncio.wait_for(enough.wait(), DEADLINE_S)
+            streaming.cancel()
+            await asyncio.gather(streaming, return_exceptions=True)
+            quote = await coinbase.get_latest_quote("ETH-USD")
+            past = await coinbase.get_trades("BTC-USD", found[0].ts_event - DAY * 10**9, found[-1].ts_event)
+        return found, past, quote
+
+    found, past, quote = asyncio.run(listen())
+    sent = place.trades("coinbase")
+    live = [row for row in found if not row.flags & 8]
+    assert live
+    assert all(sent[row.symbol][row.trade_id] == (row.price, row.size) for row in live)
+    ids = {row.trade_id for row in past}
+    assert {row.trade_id for row in live if row.symbol == "BTC-USD"} <= ids
+    assert quote.symbol == "ETH-USD"
+    assert quote.bid < quote.ask
+
+
+def test_what_a_provider_does_not_have_is_said_with_who_has() -> None:
+    async def each() -> None:
+        async with recorder.provider("kraken") as kraken:
+            with pytest.raises(NotOffered, match=r"kraken has no option chains to ask for; .*cboe"):
+                await kraken.get_options_chain("AAPL")
+            with pytest.raises(NotOffered, match="tells no corporate actions; alpaca"):
+                await kraken.get_corporate_actions(["AAPL"], "2024-01-01", "2024-02-01")
+            with pytest.raises(ConfigError, match="no bars of '7m'"):
+                await kraken.get_bars("BTC-USD", "2024-01-01", "2024-01-02", "7m")
+            with pytest.raises(ConfigError, match="start yesterdayish: no date or time"):
+                await kraken.get_bars("BTC-USD", "yesterdayish", "2024-01-02")
+        async with recorder.provider("cboe") as cboe:
+            with pytest.raises(NotOffered, match="has no trades; alpaca"):
+                await cboe.stream_trades(["AAPL"], print)
+        async with recorder.provider("bitstamp") as bitstamp:
+            with pytest.raises(NotOffered, match="bitstamp has no history of trades"):
+                await bitstamp.get_trades("BTC-USD", "2024-01-01", "2024-01-02")
+
+    asyncio.run(each())
+    with pytest.raises(ConfigError, match="did you mean coinbase"):
+        recorder.provider("coinbse")
+
+
+def test_an_answer_that_is_an_error_is_raised(place: Exchange) -> None:
+    async def ask(symbol: str) -> None:
+        async with provider(place, "alpaca") as alpaca:
+            await alpaca.get_bars(symbol, "2024-01-01", "2024-01-02", "1h")
+
+    place.fail_http("alpaca", 403)
+    with pytest.raises(RecorderError, match="alpaca: HTTP 403"):
+        asyncio.run(ask("AAPL"))
+
+
+@pytest.mark.parametrize("name", ["trades", "quotes", "bars", "options_chain", "corporate_actions"])
+def test_rows_have_the_columns_of_their_table(name: str) -> None:
+    table = TABLES[name]
+    fields = row_type(table).__struct_fields__
+    expected = [
+        part for column in table.columns for part in (("feed", "symbol") if column.name == "series" else (column.name,))
+    ]
+    assert list(fields) == expected
