@@ -14,19 +14,10 @@ README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 STREAMS = ("websocket", "sse", "fix")
 SENT = ("alpaca", "alphavantage", "cboe", "deribit", "etrade", "polygon")  # whose chains have Greeks; else computed
 TELLS_ACTIONS = (*ACTIONS, "alpaca_events")
-COLUMNS = (
-    "provider",
-    "stream",
-    "poll",
-    "trades",
-    "quotes",
-    "bars",
-    "options",
-    "Greeks",
-    "corporate actions",
-    "history",
+HEAD = (
+    "| provider | stream | poll | trades | quotes | bars | options | Greeks | corporate actions | history "
+    "| loss detector |"
 )
-HEAD = f"| {' | '.join((*COLUMNS, 'loss detector'))} |"
 
 
 def capabilities(name: str) -> list[Capability]:
