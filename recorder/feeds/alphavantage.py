@@ -24,6 +24,7 @@ from recorder.values.feed import (
     HttpResponse,
     Poll,
     ProviderInfo,
+    polled,
 )
 from recorder.values.history import address
 from recorder.values.local_time import local_date, local_ns
@@ -133,21 +134,11 @@ class Alphavantage:
 
     def capability(self) -> Capability:
         plan = self._options["plan"]
-        return Capability(
-            transport="poll",
-            channels=INFO.channels,
-            loss_detector="none",
-            scope="none",
-            loss_size_known=False,
-            trade_ids="opaque",
-            connections_max=1,
-            symbols_per_connection_max=10_000,  # not a limit of theirs: a round of so many takes eight minutes at best
-            subscribe_items_max=1,
-            sends_per_second_max=1.0,
-            connects_per_minute_max=60.0,
-            session_zone=ZONE,
+        return polled(
+            INFO.channels,
+            10_000,  # not a limit of theirs: a round of so many takes eight minutes at best
+            FREE_PER_SECOND_MAX if plan == "free" else int(plan) / 60,
             history="the last 100 bars, asked again and again",
-            rest_per_second_max=FREE_PER_SECOND_MAX if plan == "free" else int(plan) / 60,
             rest_quota=FREE_A_DAY if plan == "free" else int(plan),
             rest_quota_ns=24 * HOUR if plan == "free" else MINUTE,
         )

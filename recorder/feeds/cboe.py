@@ -13,7 +13,7 @@ import msgspec
 from recorder.core.batch import Scope
 from recorder.values import occ
 from recorder.values.errors import ConfigError, FrameError, SymbolError, nearest
-from recorder.values.feed import MINUTE, Capability, FeedSpec, HttpRequest, HttpResponse, Poll, ProviderInfo
+from recorder.values.feed import MINUTE, Capability, FeedSpec, HttpRequest, HttpResponse, Poll, ProviderInfo, polled
 from recorder.values.local_time import local_ns
 from recorder.values.messages import (
     INF,
@@ -102,20 +102,10 @@ class Cboe:
         self._base = (spec.rest_url or BASE).rstrip("/")
 
     def capability(self) -> Capability:
-        return Capability(
-            transport="poll",
-            channels=INFO.channels,
-            loss_detector="none",
-            scope="none",
-            loss_size_known=False,
-            trade_ids="opaque",
-            connections_max=1,
-            symbols_per_connection_max=1500,  # as many as can be asked in the default interval
-            subscribe_items_max=1,
-            sends_per_second_max=1.0,
-            connects_per_minute_max=60.0,
-            session_zone=EASTERN,
-            rest_per_second_max=PER_SECOND_MAX,
+        return polled(
+            INFO.channels,
+            1500,  # as many as can be asked in the default interval
+            PER_SECOND_MAX,
         )
 
     def shards(self) -> list[FeedSpec]:

@@ -64,6 +64,17 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     rest_quota_ns: int = 0
 
 
+def polled(channels: tuple[str, ...], symbols_max: int, per_second_max: float, **more: Any) -> Capability:
+    """Of a provider that is asked, not listened to: no ids tell of a loss, nothing is sent. Days are New York's."""
+    given: dict[str, Any] = {
+        "transport": "poll", "channels": channels, "loss_detector": "none", "scope": "none", "loss_size_known": False,
+        "trade_ids": "opaque", "connections_max": 1, "symbols_per_connection_max": symbols_max,
+        "subscribe_items_max": 1, "sends_per_second_max": per_second_max, "connects_per_minute_max": 60.0,
+        "session_zone": "America/New_York", "rest_per_second_max": per_second_max,
+    }  # fmt: skip
+    return Capability(**{**given, **more})
+
+
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """How to open one connection and when to give it up."""
 

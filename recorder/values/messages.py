@@ -177,6 +177,27 @@ def fields_of(payload: bytes) -> dict[str, Any]:
     return message if isinstance(message, dict) else {}
 
 
+class Elements:
+    """What fits of an array in an envelope that names its kind; the rest is rejected by itself.
+
+    scope  is told ``unknown`` fields and what it is to ``reject``
+    """
+
+    def __init__(self, scope: Any) -> None:
+        self._scope = scope
+        self._readers: dict[str, Patient] = {}
+
+    def read(self, raw: msgspec.Raw, name: str, type_: Any, ts_recv: int) -> list[Any]:
+        reader = self._readers.get(name)
+        if reader is None:
+            reader = self._readers[name] = Patient(list[type_], name, self._scope.unknown)
+        try:
+            items: list[Any] = reader(raw)
+        except UNREADABLE:
+            items = fitting(raw, element_reader(type_), lambda why, part: self._scope.reject(why, part, ts_recv))
+        return items
+
+
 def fitting(raw: Any, decode: Callable[[Any], Any], refuse: Callable[[str, bytes], None]) -> list[Any]:
     """Elements of a raw JSON array that fit; every other one goes to ``refuse(reason, its bytes)``.
 

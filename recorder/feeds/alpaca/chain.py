@@ -16,7 +16,7 @@ from recorder.core.text_time import rfc3339_ns
 from recorder.feeds.alpaca import history
 from recorder.values import occ
 from recorder.values.errors import FrameError, SymbolError
-from recorder.values.feed import MINUTE, Capability, FeedSpec, HttpRequest, HttpResponse, Poll, ProviderInfo
+from recorder.values.feed import MINUTE, Capability, FeedSpec, HttpRequest, HttpResponse, Poll, ProviderInfo, polled
 from recorder.values.history import PAGES_MAX, address
 from recorder.values.messages import INF, NAN, UNREADABLE, element_reader, option, quoted, sharded
 from recorder.values.schema import LONG_NULL, TEXT_NULL
@@ -106,20 +106,10 @@ class Chains:
         self._base = (spec.rest_url or history.URL).rstrip("/")
 
     def capability(self) -> Capability:
-        return Capability(
-            transport="poll",
-            channels=(CHANNEL,),
-            loss_detector="none",
-            scope="none",
-            loss_size_known=False,
-            trade_ids="opaque",
-            connections_max=1,
-            symbols_per_connection_max=SYMBOLS_MAX,
-            subscribe_items_max=1,
-            sends_per_second_max=1.0,
-            connects_per_minute_max=60.0,
-            session_zone="America/New_York",
-            rest_per_second_max=history.PER_SECOND_MAX,
+        return polled(
+            (CHANNEL,),
+            SYMBOLS_MAX,
+            history.PER_SECOND_MAX,
         )
 
     def shards(self) -> list[FeedSpec]:

@@ -22,12 +22,12 @@ from recorder.values.messages import (
     TS_AHEAD_MAX,
     TS_EVENT_MIN,
     UNREADABLE,
+    Elements,
     Id,
     Patient,
     Unread,
     element_reader,
     fields_of,
-    fitting,
     misfit,
     quoted,
 )
@@ -150,7 +150,7 @@ class Candle(Struct, gc=False):
 
 def decoder(scope: Scope, market: BybitMarket) -> Callable[[bytes, int], None]:
     """decode(payload, ts_recv) for one connection."""
-    read, elements, rows = Patient(Frame, "frame", scope.unknown), _Elements(scope), _Rows(scope, market)
+    read, elements, rows = Patient(Frame, "frame", scope.unknown), Elements(scope), _Rows(scope, market)
     one: dict[str, Callable[[Any], Any]] = {
         "orderbook": Patient(Book, "orderbook", scope.unknown), "tickers": element_reader(Ticker),
     }  # fmt: skip
@@ -195,24 +195,6 @@ def _answered(payload: bytes, scope: Scope) -> bool:
     if isinstance(op, str) and op not in OPS:
         scope.unknown(f"message op {op}")
     return "topic" not in message and (isinstance(op, str) or "success" in message)
-
-
-class _Elements:
-    """What fits of the array ``data``; the rest is rejected by itself."""
-
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
-        self._readers: dict[str, Patient] = {}
-
-    def read(self, raw: msgspec.Raw, name: str, type_: Any, ts_recv: int) -> list[Any]:
-        reader = self._readers.get(name)
-        if reader is None:
-            reader = self._readers[name] = Patient(list[type_], name, self._scope.unknown)
-        try:
-            items: list[Any] = reader(raw)
-        except UNREADABLE:
-            items = fitting(raw, element_reader(type_), lambda why, part: self._scope.reject(why, part, ts_recv))
-        return items
 
 
 class _Rows:

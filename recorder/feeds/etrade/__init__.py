@@ -23,6 +23,7 @@ from recorder.values.feed import (
     HttpResponse,
     Poll,
     ProviderInfo,
+    polled,
 )
 from recorder.values.history import address
 from recorder.values.login import OAuth1
@@ -84,22 +85,13 @@ class Etrade:
 
     def capability(self) -> Capability:
         interval_s = SECONDS[self._options["interval"]]
-        return Capability(
-            transport="poll",
-            channels=INFO.channels,
-            loss_detector="none",
-            scope="none",
-            loss_size_known=False,
-            trade_ids="opaque",
-            connections_max=1,
-            symbols_per_connection_max=int(PER_SECOND_MAX * interval_s) * OVERRIDDEN_MAX,
-            subscribe_items_max=OVERRIDDEN_MAX,
-            sends_per_second_max=PER_SECOND_MAX,
-            connects_per_minute_max=60.0,
-            session_zone=NEW_YORK,
-            rest_per_second_max=PER_SECOND_MAX,
+        return polled(
+            INFO.channels,
+            int(PER_SECOND_MAX * interval_s) * OVERRIDDEN_MAX,
+            PER_SECOND_MAX,
             rest_quota=PER_HOUR_MAX,
             rest_quota_ns=HOUR,
+            subscribe_items_max=OVERRIDDEN_MAX,
         )
 
     def shards(self) -> list[FeedSpec]:

@@ -22,12 +22,11 @@ from recorder.values.messages import (
     TS_AHEAD_MAX,
     TS_EVENT_MIN,
     UNREADABLE,
+    Elements,
     Id,
     Patient,
     Unread,
-    element_reader,
     fields_of,
-    fitting,
     misfit,
     quoted,
 )
@@ -178,7 +177,7 @@ def decoder(scope: Scope, aggregated: bool) -> Callable[[bytes, int], None]:
     aggregated  trades come by ``trades``: whether their ids go on where the last one ended is told here, as the
                 kernels know single ids only
     """
-    read, elements = Patient(Frame, "frame", scope.unknown), _Elements(scope)
+    read, elements = Patient(Frame, "frame", scope.unknown), Elements(scope)
     rows = _Rows(scope, aggregated)
     channels: dict[str, tuple[Any, Callable[[Any, str, int], None]]] = {
         "trades": (Trade, rows.trade),
@@ -218,24 +217,6 @@ def _answered(payload: bytes, scope: Scope) -> bool:
     if isinstance(event, str) and event not in EVENTS:
         scope.unknown(f"message event {event}")
     return isinstance(event, str)
-
-
-class _Elements:
-    """What fits of the array ``data``; the rest is rejected by itself."""
-
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
-        self._readers: dict[str, Patient] = {}
-
-    def read(self, raw: msgspec.Raw, name: str, type_: Any, ts_recv: int) -> list[Any]:
-        reader = self._readers.get(name)
-        if reader is None:
-            reader = self._readers[name] = Patient(list[type_], name, self._scope.unknown)
-        try:
-            items: list[Any] = reader(raw)
-        except UNREADABLE:
-            items = fitting(raw, element_reader(type_), lambda why, part: self._scope.reject(why, part, ts_recv))
-        return items
 
 
 class _Rows:

@@ -21,6 +21,7 @@ from recorder.values.feed import (
     HttpRequest,
     HttpResponse,
     Poll,
+    polled,
 )
 from recorder.values.history import address, checked
 from recorder.values.messages import UNREADABLE, option, sharded
@@ -50,23 +51,13 @@ class YahooAsked:
         self._cookie = self._crumb = ""
 
     def capability(self) -> Capability:
-        return Capability(
-            transport="poll",
-            channels=CHANNELS["rest"],
-            loss_detector="none",
-            scope="none",
-            loss_size_known=False,
-            trade_ids="opaque",
-            connections_max=1,
-            symbols_per_connection_max=10_000,  # not a limit of theirs: a round of so many takes three hours
-            subscribe_items_max=1,
-            sends_per_second_max=1.0,
-            connects_per_minute_max=60.0,
-            session_zone="America/New_York",
+        return polled(
+            CHANNELS["rest"],
+            10_000,  # not a limit of theirs: a round of so many takes three hours
+            history.PER_SECOND_MAX,
             history="bars of a minute for 7 days, of 15 minutes for 60, of an hour for 730, of a day for ever",
             history_channels=("bars",),
             history_timeframes=history.NAMES,
-            rest_per_second_max=history.PER_SECOND_MAX,
         )
 
     def shards(self) -> list[FeedSpec]:
