@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from exchange_process import Exchange
+from provider_of_actions import KEYS as ACTION_KEYS
+from provider_of_actions import Providers, serving
 
 import recorder
 from recorder.commands.library import NotOffered, Rows, row_type
+from recorder.shell.simulator.asked import AskedSimulator
 from recorder.shell.simulator.bars import made
+from recorder.shell.simulator.cboe import Cboe
 from recorder.values.errors import ConfigError, RecorderError
 from recorder.values.tables import TABLES
 
@@ -81,6 +86,40 @@ def test_trades_are_streamed_until_one_has_enough_and_are_those_that_were_sent(p
     assert {row.trade_id for row in live if row.symbol == "BTC-USD"} <= ids
     assert quote.symbol == "ETH-USD"
     assert quote.bid < quote.ask
+
+
+def test_a_chain_comes_whole_or_of_one_expiration() -> None:
+    async def ask(url: str) -> tuple[Rows, Rows]:
+        async with recorder.provider("cboe", rest_url=url) as cboe:
+            whole = await cboe.get_options_chain("AAPL")
+            day = datetime.datetime.fromtimestamp(whole[0].expiration // 10**9, datetime.UTC).date()
+            return whole, await cboe.get_options_chain("AAPL", day)
+
+    with AskedSimulator(Cboe(("AAPL",), time.time_ns, 3, 9)) as served:
+        whole, one = asyncio.run(ask(served.url))
+    assert (len(whole), len(one)) == (2 * 3 * 9, 2 * 9)
+    assert {leg.underlying for leg in whole} == {"AAPL"}
+    assert len({leg.ts_event for leg in whole}) == 1
+    assert {leg.symbol for leg in one} == {leg.symbol for leg in whole if leg.expiration == one[0].expiration}
+    assert one.polars()["strike"].to_list() == [leg.strike for leg in one]
+
+
+def test_corporate_actions_of_several_symbols_are_one_list() -> None:
+    splits = [
+        {"id": f"s{i}", "ticker": ticker, "execution_date": "2024-06-10", "split_from": 1, "split_to": to}
+        for i, (ticker, to) in enumerate([("NVDA", 10), ("AVGO", 5)])
+    ]
+
+    async def ask(url: str) -> Rows:
+        async with recorder.provider("polygon", keys=ACTION_KEYS, rest_url=url) as polygon:
+            found: Rows = await polygon.get_corporate_actions(["NVDA", "AVGO"], "2024-01-01", "2024-12-31")
+            return found
+
+    with serving(Providers(splits=splits)) as served:
+        actions = asyncio.run(ask(served.url))
+    assert {(each.symbol, each.action_type, each.ratio) for each in actions} == {
+        ("NVDA", "split", 10.0), ("AVGO", "split", 5.0)
+    }  # fmt: skip
 
 
 def test_what_a_provider_does_not_have_is_said_with_who_has() -> None:

@@ -115,8 +115,8 @@ class Rows(Sequence[Any]):
 class _Fold:
     """The pipeline over frames that nobody keeps."""
 
-    def __init__(self, spec: FeedSpec) -> None:
-        self._pipeline, self._position = Pipeline(KernelsConfig(), make), 0
+    def __init__(self, spec: FeedSpec, kernels: KernelsConfig) -> None:
+        self._pipeline, self._position = Pipeline(kernels, make), 0
         self.add(SOURCE, msgspec.json.encode(msgspec.structs.replace(spec, connection=HISTORY_CONNECTION)))
 
     def add(self, kind: int, payload: bytes) -> None:
@@ -144,17 +144,19 @@ class Provider:
     """One provider. Use it as an async context manager.
 
     keys     by the names of the environment variables, whose values they replace
+    kernels  what [kernels] of config.toml would say: rates and dividends for Greeks, windows
     options  of the provider, as in config.toml: feed, market, api …
     """
 
     def __init__(
         self, name: str, *, keys: Mapping[str, str] | None = None, url: str | None = None, rest_url: str | None = None,
-        **options: str,
+        kernels: KernelsConfig | None = None, **options: str,
     ) -> None:  # fmt: skip
         if name not in PROVIDERS and name not in ACTIONS:
             raise ConfigError(f"{name!r} is no provider; {nearest(name, {*PROVIDERS, *ACTIONS})}")
         self.name, self._keys, self._options = name, keys, options
         self._url, self._rest_url = url, rest_url
+        self._kernels = kernels or KernelsConfig()
         self._log: Any = logs.get("recorder")
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -283,16 +285,17 @@ class Provider:
             questions.close()
 
     async def _asked(self, spec: FeedSpec, feed: Any, request: HistoryRequest) -> dict[str, Rows]:
-        fold, number = _Fold(spec), 0
+        fold, number = _Fold(spec, self._kernels), 0
         with self._questions(spec, feed.capability(), {}) as questions:
             async for http, response, last in questions.pages(feed.history(request)):
-                page = Page(gap=None, request=request, number=number, url=http.url, last=last)
-                fold.add(RESPONSE, history.encode(page, response.body))
-                number += 1
+                if response.status == 200:
+                    page = Page(gap=None, request=request, number=number, url=http.url, last=last)
+                    fold.add(RESPONSE, history.encode(page, response.body))
+                    number += 1
         return fold.rows()
 
     async def _polled(self, spec: FeedSpec) -> dict[str, Rows]:
-        feed, fold = self._feed(spec), _Fold(spec)
+        feed, fold = self._feed(spec), _Fold(spec, self._kernels)
         with self._questions(spec, feed.capability(), self._credentials(PROVIDERS[self.name])) as questions:
             for poll in feed.polls():
                 async for http, response, _ in questions.pages(poll.ask()):
@@ -312,7 +315,7 @@ class Provider:
         def another(shard: FeedSpec) -> Any:
             return make(shard, keys)
 
-        pipeline = Pipeline(KernelsConfig(), make)
+        pipeline = Pipeline(self._kernels, make)
         with (
             tempfile.TemporaryDirectory(prefix="recorder-") as folder,
             Journal.open(Path(folder) / "journal", segment_bytes=SEGMENT_BYTES, compress=False) as journal,
