@@ -27,7 +27,7 @@ from recorder.values.config import KernelsConfig
 from recorder.values.tables import QUOTES, REJECTED, TRADES
 
 TEMPLATED = [case for case in CASES if hasattr(make(case.spec), "templates")]
-DAMAGED = int(os.environ.get("RECORDER_FUZZ", "300000"))  # a minute; a million takes three
+DAMAGED = int(os.environ.get("RECORDER_FUZZ", "100000"))  # twenty seconds; a million takes three minutes
 SEED = 20260801
 FRAMES_AT_ONCE = 4_000
 GOOD_EVERY = 20  # one good frame after so many damaged ones

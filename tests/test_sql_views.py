@@ -74,6 +74,13 @@ def test_latest_quote_has_mid_and_spread(planted):
 def test_every_view_has_a_test(planted):
     made = {row["table_name"] for row in planted.server.sql.rows("tables() where table_type <> 'T'")}
     elsewhere = {"trades_clean", "coverage_minutes"}  # test_coverage_command
+    elsewhere |= {
+        "corporate_actions_now",
+        "corporate_actions_applied",
+        "adjustments",
+        "bars_adjusted",
+    }  # …bars_adjusted
+    elsewhere |= {"options_by_expiration"}  # test_chain_command
     assert made == {"daily_vwap", "latest_trades", "latest_quotes", "bars_1m_live"} | elsewhere | {
         f"bars_{width}" for width in ("1s", "1m", "1h", "1d")
     }

@@ -31,7 +31,7 @@ from recorder.shell.simulator.proxy import Proxy
 from recorder.values.config import KernelsConfig
 from recorder.values.feed import SECOND
 
-KILLS = int(os.environ.get("RECORDER_SOAK", "10"))
+KILLS = int(os.environ.get("RECORDER_SOAK", "7"))
 SEED = 20261123
 RATE = 500  # trades and as many quotes a second, of each provider
 MOMENTS = ("load", "start", "snapshot", "outage", "outage over the restart")

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 from conftest import QuestDB
-from recorder_process import Recorder, external
+from recorder_process import Recorder, external, until
 from test_outages import bring_back, more_rows
 from test_run import assert_stored_once, exchange, feed, own_server, start  # noqa: F401
 from test_sink import DEADLINE_S, Blocks, make_sink, settings, submit, wait_until  # noqa: F401
@@ -85,6 +85,9 @@ def test_what_data_put_back_under_a_running_recorder_lost_is_sent_again_or_can_b
         recorder = start({"live": feed(place, "coinbase")}, questdb=external(own_server.sql_url))
         more_rows(recorder, 500, "the first rows")
         copied(own_server, tmp_path / "older")
+        with own_server.client() as client:  # what was answered before is told as queryable after, and is in the copy
+            kept = client.value("SELECT count() FROM trades")
+            until(lambda: client.value("SELECT count() FROM trades") > kept + 500, "rows that the copy lacks")
         more_rows(recorder, 500, "rows that are going to be lost")
         put_back(own_server, tmp_path / "older")
         (told,) = recorder.wait_event("engine.rewound")

@@ -23,7 +23,7 @@ from recorder.values.feed import (
     Poll,
     polled,
 )
-from recorder.values.history import address, checked
+from recorder.values.history import address, checked, rest_base
 from recorder.values.messages import UNREADABLE, option, sharded
 
 CRUMBS = "https://query1.finance.yahoo.com"
@@ -56,9 +56,12 @@ class YahooAsked:
             10_000,  # not a limit of theirs: a round of so many takes three hours
             history.PER_SECOND_MAX,
             history="bars of a minute for 7 days, of 15 minutes for 60, of an hour for 730, of a day for ever",
-            history_channels=("bars",),
+            history_channels=("bars",) if self._base() is not None else (),
             history_timeframes=history.NAMES,
         )
+
+    def _base(self) -> str | None:
+        return rest_base(self.spec, INFO.hosts, history.URL)
 
     def shards(self) -> list[FeedSpec]:
         return sharded(self.spec, self.capability())
@@ -77,7 +80,7 @@ class YahooAsked:
         return decoder(out)
 
     def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
-        return history.pages(checked(self.spec, self.capability(), self._charts, request), request)
+        return history.pages(checked(self.spec, self.capability(), self._base(), request), request)
 
     def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
         return history.decoder(out)

@@ -85,9 +85,10 @@ class Journal:
         self.now, self.log = now, log
         self.retention_paused = self.retire_early = False
         self.paused_reason: str | None = None
+        self._damages: set[tuple[str, int]] = set()
         self._lock_fd = recovery.lock(directory)
         try:
-            found = recovery.recover(directory, log)
+            found = recovery.recover(directory, self._log_found)
         except BaseException:
             os.close(self._lock_fd)
             raise
@@ -106,7 +107,6 @@ class Journal:
         self._active = Segment.closed(base)
         self._opened: OrderedDict[int, Segment] = OrderedDict()
         self._out = np.empty((COLUMNS, READ_FRAMES_MAX), np.int64)
-        self._damages: set[tuple[str, int]] = set()
         self._rotate = False
         self._closed = False
         self._keeper = housekeeping.Keeper(self)
@@ -342,6 +342,10 @@ class Journal:
             self._remember(segment)
         self._opened.move_to_end(held.base)
         return segment
+
+    def _log_found(self, event: str, **fields: Any) -> None:
+        """While recovering: damage that is told now is not told again by a read."""
+        (self._log_once if event == "journal.corrupt" else self.log)(event, **fields)
 
     def _log_once(self, event: str, **fields: Any) -> None:
         """Log damage the first time it is met: a segment may be opened and read many times."""
