@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from conftest import QuestDB
 from recorder_process import Recorder, external, until
 from test_outages import bring_back, more_rows
