@@ -16,11 +16,10 @@ import msgspec
 import numpy as np
 
 from recorder.commands.load import make_sink, migrate_to
-from recorder.core import history, polled
+from recorder.core import history
 from recorder.core.frames import POLLED, RESPONSE, SOURCE
-from recorder.core.history import HISTORY_CONNECTION, Page
+from recorder.core.history import HISTORY_CONNECTION
 from recorder.core.pipeline import Pipeline
-from recorder.core.polled import Answer
 from recorder.feeds import make
 from recorder.shell.database import Database
 from recorder.shell.engine import Engine
@@ -69,12 +68,10 @@ class Asking:
         """
         number = 0
         source = self._journal.source(_named(spec))
-        async for http, response, last in questions.pages(feed.history(request)):
-            if response.status == 200:
-                page = Page(gap=None, request=request, number=number, url=http.url, last=last)
-                self._journal.append(source, RESPONSE, time.time_ns(), history.encode(page, response.body))
-                self._engine.wake()
-                number += 1
+        async for payload in questions.history(feed, request):
+            self._journal.append(source, RESPONSE, time.time_ns(), payload)
+            self._engine.wake()
+            number += 1
         self.finished += 1
         return number
 
@@ -85,12 +82,10 @@ class Asking:
         """
         number = 0
         source = self._journal.source(_named(spec))
-        async for http, response, _ in questions.pages(poll.ask()):
-            if response.status == 200 and not http.private:
-                answer = Answer(key=poll.key, url=http.url, encoding=response.headers.get("content-encoding", ""))
-                self._journal.append(source, POLLED, time.time_ns(), polled.encode(answer, response.body))
-                self._engine.wake()
-                number += 1
+        async for payload in questions.poll(poll):
+            self._journal.append(source, POLLED, time.time_ns(), payload)
+            self._engine.wake()
+            number += 1
         return number
 
     @property

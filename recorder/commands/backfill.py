@@ -116,7 +116,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
     if args.json:
         import orjson
 
-        print(orjson.dumps(report.as_dict()).decode())
+        print(orjson.dumps(report).decode())
     else:
         _print(report)
     for failure in report.failures:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from recorder.commands.asking import Asking, asking
@@ -50,9 +50,6 @@ class Report:
     rejected: int = 0
     seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def pieces(symbols: tuple[str, ...], wanted: Wanted, capability: Capability, now: int) -> list[HistoryRequest]:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from recorder.commands import filters
 from recorder.commands.listing import show
+from recorder.values.chains import CHANNEL
 
 if TYPE_CHECKING:
     from recorder.values.config import Config
     from recorder.values.feed import FeedSpec
 
 FOLDER = "chains"  # of the journal of answers, beside the recorder's own
-CHANNEL = "options"
 DEFAULT_PROVIDER = "cboe"  # the one that needs no account
 SECOND_NS = 1_000_000_000
 _COLUMNS = (

@@ -23,14 +23,12 @@ from typing import Any, overload
 
 import msgspec
 
-from recorder.commands.chain import CHANNEL, asking_options
+from recorder.commands.chain import asking_options
 from recorder.commands.logins import session_of
-from recorder.core import history, polled
 from recorder.core.encode_client import values_of
 from recorder.core.frames import POLLED, RESPONSE, SOURCE, Frames, frames_from_list
-from recorder.core.history import HISTORY_CONNECTION, Page
+from recorder.core.history import HISTORY_CONNECTION
 from recorder.core.pipeline import Pipeline
-from recorder.core.polled import Answer
 from recorder.feeds import ACTIONS, PROVIDERS, actions_info, make
 from recorder.shell import log as logs
 from recorder.shell.connection import Connection
@@ -38,6 +36,7 @@ from recorder.shell.history_client import HistoryClient
 from recorder.shell.journal import Journal
 from recorder.shell.poller import BODY_BYTES_MAX, TIMEOUT_S
 from recorder.shell.questions import Questions
+from recorder.values.chains import CHANNEL
 from recorder.values.config import KernelsConfig, LoginConfig, credentials
 from recorder.values.errors import ConfigError, FrameError, RecorderError, nearest
 from recorder.values.feed import FeedSpec, HistoryRequest, ProviderInfo
@@ -285,24 +284,18 @@ class Provider:
             questions.close()
 
     async def _asked(self, spec: FeedSpec, feed: Any, request: HistoryRequest) -> dict[str, Rows]:
-        fold, number = _Fold(spec, self._kernels), 0
+        fold = _Fold(spec, self._kernels)
         with self._questions(spec, feed.capability(), {}) as questions:
-            async for http, response, last in questions.pages(feed.history(request)):
-                if response.status == 200:
-                    page = Page(gap=None, request=request, number=number, url=http.url, last=last)
-                    fold.add(RESPONSE, history.encode(page, response.body))
-                    number += 1
+            async for payload in questions.history(feed, request):
+                fold.add(RESPONSE, payload)
         return fold.rows()
 
     async def _polled(self, spec: FeedSpec) -> dict[str, Rows]:
         feed, fold = self._feed(spec), _Fold(spec, self._kernels)
         with self._questions(spec, feed.capability(), self._credentials(PROVIDERS[self.name])) as questions:
             for poll in feed.polls():
-                async for http, response, _ in questions.pages(poll.ask()):
-                    if response.status == 200 and not http.private:
-                        encoding = response.headers.get("content-encoding", "")
-                        answer = Answer(key=poll.key, url=http.url, encoding=encoding)
-                        fold.add(POLLED, polled.encode(answer, response.body))
+                async for payload in questions.poll(poll):
+                    fold.add(POLLED, payload)
         return fold.rows()
 
     async def _stream(self, spec: FeedSpec) -> AsyncIterator[dict[str, Rows]]:

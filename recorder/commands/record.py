@@ -30,20 +30,16 @@ from recorder.shell.snapshots import Snapshots
 from recorder.shell.watch import Watch
 from recorder.values.config import Config
 from recorder.values.errors import JournalFull, RecorderError
-from recorder.values.feed import HOUR, FeedSpec
+from recorder.values.feed import FeedSpec
 from recorder.values.schedule import Schedule
 from recorder.values.schema import Table
 from recorder.values.tables import LATENCY
 
 DRAIN_TIMEOUT_S = 30.0  # for rows to become queryable when stopping; the rest is loaded at the next start
-FEED_RETRY_S = 30.0  # after something unforeseen, such as a calendar that cannot be computed
 VIEWS_TIMEOUT_S = 5.0  # for bars to follow when stopping: who stops a recorder wants it to end
 DATABASE_RETRY_S = 5.0  # between tries to start or reach the database: frames are journalled meanwhile
 SUPERVISE_S = 1.0
 CLOCK_S = 1.0  # without a frame, after which one of the clock is journalled
-AUDIT_BACKLOG_BYTES = 4 << 20  # journalled and not decoded: below it what has come is known to a fraction of a second
-CALENDAR_NS = 12 * HOUR  # the calendar is asked again this often: exchanges close on short notice
-SLEEP_MAX_S = 3600.0  # the clock is looked at again at least this often: clocks are set, machines are suspended
 
 
 class Recording:

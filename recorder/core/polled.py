@@ -10,6 +10,7 @@ import zlib
 import msgspec
 
 from recorder.values.errors import FrameError
+from recorder.values.feed import HttpRequest, HttpResponse
 
 UNPACKED_BYTES_MAX = 256 << 20  # the largest option chain seen is some tens of MB; a body of 16 MB may claim 16 GB
 GZIP = 16 + zlib.MAX_WBITS  # of zlib: with gzip's header and checksum
@@ -31,6 +32,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def encode(answer: Answer, body: bytes) -> bytes:
     """The payload of a POLLED frame."""
     return msgspec.json.encode(answer) + b"\n" + body
+
+
+def encoded(key: str, request: HttpRequest, response: HttpResponse) -> bytes:
+    """The payload of the frame of an answer as received. ``key``: of the poll."""
+    encoding = response.headers.get("content-encoding", "")
+    return encode(Answer(key=key, url=request.url, encoding=encoding), response.body)
 
 
 def decode(payload: bytes) -> tuple[Answer, bytes]:

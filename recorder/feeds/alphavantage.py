@@ -191,7 +191,6 @@ class Alphavantage:
 
 
 _NS = {"1m": MINUTE, "5m": 5 * MINUTE, "15m": 15 * MINUTE, "30m": 30 * MINUTE, "1h": HOUR}
-_FRAMES = {f"Time Series ({interval})": name for name, interval in TIMEFRAMES.items() if interval}
 
 
 def refusal(body: bytes) -> str | None:

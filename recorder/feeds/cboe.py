@@ -12,8 +12,9 @@ import msgspec
 
 from recorder.core.batch import Scope
 from recorder.values import occ
+from recorder.values.chains import CHANNEL, INTERVALS, ChainFeed
 from recorder.values.errors import ConfigError, FrameError, SymbolError, nearest
-from recorder.values.feed import MINUTE, Capability, FeedSpec, HttpRequest, HttpResponse, Poll, ProviderInfo, polled
+from recorder.values.feed import FeedSpec, HttpRequest, HttpResponse, ProviderInfo
 from recorder.values.local_time import local_ns
 from recorder.values.messages import (
     INF,
@@ -21,18 +22,15 @@ from recorder.values.messages import (
     UNREADABLE,
     element_reader,
     fitting,
-    option,
     quoted,
-    sharded,
 )
 from recorder.values.schema import LONG_NULL, TEXT_NULL
 from recorder.values.symbols import ticker
 
-MINUTES = {"15m": 15, "5m": 5, "30m": 30, "1h": 60}
 INFO = ProviderInfo(
     name="cboe",
-    channels=("options",),
-    options={"interval": tuple(MINUTES)},  # between two chains of an underlying
+    channels=(CHANNEL,),
+    options={"interval": tuple(INTERVALS)},
     hosts=("cdn.cboe.com",),
 )
 
@@ -40,6 +38,7 @@ BASE = "https://cdn.cboe.com"
 PATH = "/api/global/delayed_quotes/options/{name}.json"
 INDICES = frozenset({"SPX", "VIX", "XSP", "NDX", "RUT"})  # their files begin with an underscore
 ZONE, EASTERN = "UTC", "America/New_York"  # of the snapshot (unverified), of last trades
+SYMBOLS_MAX = 1500  # as many as can be asked in the default interval
 PER_SECOND_MAX = 2.0  # no limit is documented; 500 chains take a little over four minutes
 NOT_MODIFIED = 304
 # A symbol without options is a file that is not there: 403 of the storage behind the CDN (unverified), or 404.
@@ -87,34 +86,20 @@ _read_chain = msgspec.json.Decoder(Chain, strict=False).decode
 _read_legs = msgspec.json.Decoder(list[Leg], strict=False).decode
 
 
-class Cboe:
+class Cboe(ChainFeed):
     """What is asked of Cboe for one feed."""
 
     def __init__(self, spec: FeedSpec, credentials: Mapping[str, str] | None = None) -> None:
-        self.spec = spec
         wrong = [channel for channel in spec.channels if channel not in INFO.channels]
         if wrong:
             raise ConfigError(
                 f"feed {spec.name!r}: cboe has no channel {wrong[0]!r}; {nearest(wrong[0], INFO.channels)}"
             )
-        self._every_ns = MINUTES[option(INFO, spec, "interval")] * MINUTE
-        self._symbols = tuple(dict.fromkeys(ticker(symbol.strip().lstrip("_^")) for symbol in spec.symbols))
+        symbols = (ticker(symbol.strip().lstrip("_^")) for symbol in spec.symbols)
+        super().__init__(INFO, spec, symbols, SYMBOLS_MAX, PER_SECOND_MAX)
         self._base = (spec.rest_url or BASE).rstrip("/")
 
-    def capability(self) -> Capability:
-        return polled(
-            INFO.channels,
-            1500,  # as many as can be asked in the default interval
-            PER_SECOND_MAX,
-        )
-
-    def shards(self) -> list[FeedSpec]:
-        return sharded(self.spec, self.capability())
-
-    def polls(self) -> tuple[Poll, ...]:
-        return tuple(Poll(f"chain {symbol}", self._every_ns, self._asker(symbol)) for symbol in self._symbols)
-
-    def _asker(self, symbol: str) -> Callable[[], Generator[HttpRequest, HttpResponse, None]]:
+    def asker(self, symbol: str) -> Callable[[], Generator[HttpRequest, HttpResponse, None]]:
         name = f"_{symbol}" if symbol in INDICES else symbol
         url = self._base + PATH.format(name=name)
         known: dict[str, str] = {}  # of the last answer, so that the same need not be sent again

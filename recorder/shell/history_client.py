@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from typing import Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
 from recorder import __version__
@@ -19,8 +20,17 @@ BODY_BYTES_MAX = 8 << 20  # 10,000 trades of Alpaca are under 2 MB; what is jour
 TIMEOUT_S = 10.0  # for a whole answer
 SECRET_CHARS_MIN = 8  # shorter words are no secrets: struck out, they would mangle an answer
 EXCERPT_CHARS = 200
+BUSY = (408, 425, 500, 502, 503, 504)  # statuses of a server that has a problem: another try may succeed
+BANNED = 418
+LIMITED = (BANNED, 429)  # asked too fast
 _HEADER_NAME = re.compile(r"[!#-'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+
+
+class Signer(Protocol):
+    """A login's session, see shell/login.py."""
+
+    async def get(self, client: HistoryClient, request: HttpRequest) -> HttpResponse: ...
 
 
 class HistoryClient:
@@ -48,6 +58,10 @@ class HistoryClient:
         lines = [_line(*header) for header in headers.items()]
         answer = await asyncio.to_thread(self._connection.request, "GET", target, b"", "".join(lines))
         return without_secrets(request, HttpResponse(answer.status, answer.headers, answer.body))
+
+    async def get_signed(self, request: HttpRequest, signer: Signer | None) -> HttpResponse:
+        """As ``get``, by ``signer`` where the request wants to be signed."""
+        return await (signer.get(self, request) if signer is not None and request.sign else self.get(request))
 
     def close(self) -> None:
         """End a request under way: it raises OSError where it is awaited."""

@@ -22,7 +22,7 @@ ETHERNET = 1
 IPV4, VLANS = 0x0800, (0x8100, 0x88A8)
 UDP = 17
 FRAGMENT = 0x3FFF  # more of it follows, or it begins elsewhere
-SECTION, INTERFACE, ENHANCED = 0x0A0D0D0A, 1, 6
+INTERFACE, ENHANCED = 1, 6
 TSRESOL, TSOFFSET = 9, 14  # options of an interface
 _CLASSIC = {  # magic → byte order, ns in a unit of the fraction
     b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
@@ -32,7 +32,6 @@ _SECTION = b"\x0a\x0d\x0d\x0a"
 _ORDERS = {b"\x4d\x3c\x2b\x1a": "<", b"\x1a\x2b\x3c\x4d": ">"}
 SECOND_NS = 1_000_000_000
 
-Open = Callable[[], IO[bytes]]
 Skip = Callable[[str], None]
 
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 from recorder.core import polled
 from recorder.core.frames import FRAME_BYTES_MAX, POLLED
 from recorder.shell.audit import Observe, Reporter
-from recorder.shell.history_client import HistoryClient, excerpt, retry_after_s
+from recorder.shell.history_client import BANNED, BUSY, LIMITED, HistoryClient, Signer, excerpt, retry_after_s
 from recorder.shell.pace import Pace
 from recorder.values.errors import FrameError, JournalFull, Limited, LoginNeeded, RecorderError
 from recorder.values.feed import SECOND, Feed, FeedSpec, HttpRequest, HttpResponse, Poll, Polled
@@ -33,21 +33,13 @@ REFUSED_FIRST_S, REFUSED_MAX_S = 60.0, 900.0  # after a refused key: its owner m
 FAILED_FIRST_S, FAILED_MAX_S = 60.0, 3600.0  # of one poll alone: a symbol may be listed tomorrow
 LOGIN_S = 2.0  # how often it is looked at whether somebody has logged in; nobody is asked for that
 FULL_S = 1.0  # the disk is: until the recording pauses, or there is room
-DOWN = (408, 425, 500, 502, 503, 504)  # statuses of a server that has a problem
-BANNED, BANNED_S = 418, 300.0  # the shortest pause after this status, whatever Retry-After says
-LIMITED = (BANNED, 429)
+BANNED_S = 300.0  # the shortest pause after this status, whatever Retry-After says
 REFUSED = (401, 403)
 
 
 class Journal(Protocol):
     def source(self, spec: FeedSpec) -> int: ...
     def append(self, source: int, kind: int, ts_recv: int, payload: bytes) -> int: ...
-
-
-class Signer(Protocol):
-    """A login's session, see shell/login.py."""
-
-    async def get(self, client: HistoryClient, request: HttpRequest) -> HttpResponse: ...
 
 
 class _Down(Exception):
@@ -226,8 +218,7 @@ class Poller:
     async def _get(self, http: HttpRequest) -> HttpResponse:
         await self.pace.turn(self.capability)
         try:
-            signer = self._signer if http.sign else None
-            response = await (signer.get(self._client, http) if signer else self._client.get(http))
+            response = await self._client.get_signed(http, self._signer)
         except OSError as error:
             self.requests[0] += 1
             raise _Down(f"no answer: {str(error) or type(error).__name__}") from error
@@ -243,7 +234,7 @@ class Poller:
             raise Limited(words, asked_s)
         if http.private:
             return response
-        if status in DOWN:
+        if status in BUSY:
             raise _Down(words)
         if status in REFUSED:
             raise _Refused(words)
@@ -251,10 +242,9 @@ class Poller:
 
     def _keep(self, spec: FeedSpec, key: str, http: HttpRequest, response: HttpResponse) -> None:
         """Journal an answer. Raises JournalFull, FrameTooLong."""
-        answer = polled.Answer(key=key, url=http.url, encoding=response.headers.get("content-encoding", ""))
         ts_recv = time.time_ns()
         source = self._journal.source(spec)
-        self._journal.append(source, POLLED, ts_recv, polled.encode(answer, response.body))
+        self._journal.append(source, POLLED, ts_recv, polled.encoded(key, http, response))
         self.frames += 1
         self.last_recv = ts_recv
         self._wake()

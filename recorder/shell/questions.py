@@ -7,19 +7,19 @@ import time
 from collections.abc import AsyncIterator, Generator
 from typing import Any
 
+from recorder.core import history, polled
+from recorder.core.history import Page
 from recorder.core.polled import unpacked
-from recorder.shell.history_client import HistoryClient, retry_after_s
+from recorder.shell.history_client import BUSY, LIMITED, HistoryClient, Signer, excerpt, retry_after_s
 from recorder.shell.pace import Pace
 from recorder.values.errors import ConfigError, RecorderError
-from recorder.values.feed import Capability, HttpRequest, HttpResponse
+from recorder.values.feed import Capability, Historian, HistoryRequest, HttpRequest, HttpResponse, Poll
 
 ATTEMPTS_MAX = 5  # of one request
 RETRY_FIRST_S = 0.5  # doubled with each further try
 LIMITED_S = 15.0  # how long a provider that is asked too fast is left alone when it does not say
 LIMITED_MAX_S = 300.0  # nobody waits longer at a prompt
-BUSY = (408, 413, 425, 499, 500, 502, 503, 504)
-LIMITED = (418, 429)
-EXCERPT_CHARS = 200  # of a refusal
+PASSING = (*BUSY, 413, 499)  # also of those in between that gave up on the provider
 
 
 class Unanswered(RecorderError):
@@ -37,11 +37,26 @@ class Questions:
 
     def __init__(
         self, provider: str, capability: Capability, log: Any, pace: Pace | None = None,
-        client: HistoryClient | None = None, signer: Any = None,
+        client: HistoryClient | None = None, signer: Signer | None = None,
     ) -> None:  # fmt: skip
         self.provider, self.requests = provider, 0
         self._capability, self._log, self._pace = capability, log, pace or Pace()
         self._client, self._signer = client or HistoryClient(), signer
+
+    async def history(self, feed: Historian, request: HistoryRequest) -> AsyncIterator[bytes]:
+        """Payloads of RESPONSE frames: every page of what a user asks. Raises as ``pages``."""
+        number = 0
+        async for http, response, last in self.pages(feed.history(request)):
+            if response.status == 200:
+                page = Page(gap=None, request=request, number=number, url=http.url, last=last)
+                yield history.encode(page, response.body)
+                number += 1
+
+    async def poll(self, poll: Poll) -> AsyncIterator[bytes]:
+        """Payloads of POLLED frames: one round of a poll. Raises as ``pages``."""
+        async for http, response, _ in self.pages(poll.ask()):
+            if response.status == 200 and not http.private:
+                yield polled.encoded(poll.key, http, response)
 
     async def pages(
         self, pages: Generator[HttpRequest, HttpResponse, None]
@@ -72,8 +87,7 @@ class Questions:
             await self._pace.turn(self._capability)
             self.requests += 1
             try:
-                signer = self._signer if http.sign else None
-                response = await (signer.get(self._client, http) if signer else self._client.get(http))
+                response = await self._client.get_signed(http, self._signer)
             except ConfigError:
                 raise
             except OSError as error:
@@ -82,21 +96,13 @@ class Questions:
             if response.status == 200 or response.status in http.accepts or http.private:
                 self._pace.answered()
                 return response
-            why = _refusal(http, response)
+            why = f"HTTP {response.status}: {excerpt(response)}"
             if response.status in LIMITED:
                 asked_s = retry_after_s(response.headers, time.time())
                 wait_s = self._pace.limited(min(LIMITED_MAX_S, LIMITED_S if asked_s is None else asked_s))
                 self._log.warning(
                     "history.limited", feed=self.provider, status=response.status, wait_s=round(wait_s, 1)
                 )
-            elif response.status not in BUSY:
+            elif response.status not in PASSING:
                 break
         raise Unanswered(f"{self.provider}: {why}")
-
-
-def _refusal(http: HttpRequest, response: HttpResponse) -> str:
-    """Status and first words of a refusal, without our secrets."""
-    text = response.body[:2000].decode("utf-8", "replace")
-    for _, value in http.secret_headers:
-        text = text.replace(value, "…") if value else text
-    return f"HTTP {response.status}: {' '.join(text.split())[:EXCERPT_CHARS]}"

@@ -19,7 +19,7 @@ from recorder.core import history
 from recorder.core.frames import RESPONSE
 from recorder.core.gaps import Counts, Gap, GapBook
 from recorder.core.history import HISTORY_CONNECTION, Identity, Page
-from recorder.shell.history_client import HistoryClient, excerpt, retry_after_s
+from recorder.shell.history_client import BUSY, LIMITED, HistoryClient, excerpt, retry_after_s
 from recorder.shell.pace import Pace
 from recorder.values.config import RepairConfig
 from recorder.values.errors import JournalFull, RecorderError
@@ -30,8 +30,6 @@ TAKEN_S = 0.01  # how often it is looked at whether the fold has taken an answer
 RETRY_FIRST_S = 2.0  # after a failed try, doubled with each further one
 RETRY_MAX_S = 300.0  # a provider that is down for an hour is asked again within five minutes
 TELL_S = 10.0  # at most one line each about the gaps of a feed in this time
-BUSY = (408, 425, 500, 502, 503, 504)  # statuses worth another try
-LIMITED = (418, 429)
 
 
 class Journal(Protocol):

@@ -229,6 +229,24 @@ def misfit(what: str, ts_event: int, ts_recv: int, **numbers: float) -> str:
     return f"{what}: not above 0: {named}"
 
 
+def candle(ts_event: int, ts_recv: int, prices: tuple[float, float, float, float], volume: float) -> None:
+    """Raises FrameError for a candle that cannot be. ``prices``: open, high, low, close."""
+    fits = all(0.0 < price < INF for price in prices) and 0.0 <= volume < INF
+    if not (fits and TS_EVENT_MIN <= ts_event <= ts_recv + TS_AHEAD_MAX):
+        named = dict(zip(("open", "high", "low", "close"), prices, strict=True))
+        raise FrameError(misfit("candle", ts_event, ts_recv, **named, volume=volume))
+
+
+def decimal(text: str, what: str) -> float:
+    """A decimal number; 0 for an empty text. Raises FrameError, which says of ``what``."""
+    if not text:
+        return 0.0
+    try:
+        return msgspec.convert(text, float, strict=False)
+    except msgspec.ValidationError as error:
+        raise FrameError(f"{what}: {error}") from None
+
+
 def quoted(
     what: str, ts_event: int, ts_recv: int, bid: float, bid_size: float | None, ask: float, ask_size: float | None
 ) -> tuple[float, float, float, float]:

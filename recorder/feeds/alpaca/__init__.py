@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from recorder.feeds.alpaca.chain import CHANNEL, Chains
+from recorder.feeds.alpaca.chain import Chains
 from recorder.feeds.alpaca.session import INFO, Alpaca, key_headers
+from recorder.values.chains import CHANNEL
 from recorder.values.feed import FeedSpec
 
 __all__ = ["INFO", "Alpaca", "Chains", "alpaca"]

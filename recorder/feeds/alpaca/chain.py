@@ -15,15 +15,14 @@ from recorder.core.batch import Scope
 from recorder.core.text_time import rfc3339_ns
 from recorder.feeds.alpaca import history
 from recorder.values import occ
+from recorder.values.chains import ChainFeed
 from recorder.values.errors import FrameError, SymbolError
-from recorder.values.feed import MINUTE, Capability, FeedSpec, HttpRequest, HttpResponse, Poll, ProviderInfo, polled
+from recorder.values.feed import MINUTE, FeedSpec, HttpRequest, HttpResponse, ProviderInfo
 from recorder.values.history import PAGES_MAX, address
-from recorder.values.messages import INF, NAN, UNREADABLE, element_reader, option, quoted, sharded
+from recorder.values.messages import INF, NAN, UNREADABLE, element_reader, option, quoted
 from recorder.values.schema import LONG_NULL, TEXT_NULL
 from recorder.values.symbols import ticker
 
-CHANNEL = "options"
-MINUTES = {"15m": 15, "5m": 5, "30m": 30, "1h": 60}  # between two chains of an underlying
 OF_STOCKS = {"indicative": "iex", "opra": "sip"}  # whose last trade a plan that has these options may ask for
 PAGE = 1000  # contracts in one answer at most
 SYMBOLS_MAX = 500  # at three pages each the free plan's 200 requests a minute take seven minutes and a half
@@ -94,31 +93,17 @@ def read(body: bytes) -> Page:
     return page
 
 
-class Chains:
+class Chains(ChainFeed):
     """What is asked of Alpaca for one feed whose channel is ``options``; symbols are underlyings."""
 
     def __init__(self, info: ProviderInfo, spec: FeedSpec, headers: tuple[tuple[str, str], ...]) -> None:
         """``headers``: with the keys. Raises ConfigError, SymbolError."""
-        self.spec, self._info, self._headers = spec, info, headers
+        super().__init__(info, spec, map(ticker, spec.symbols), SYMBOLS_MAX, history.PER_SECOND_MAX)
+        self._headers = headers
         self._source = option(info, spec, "chains")
-        self._every_ns = MINUTES[option(info, spec, "interval")] * MINUTE
-        self._symbols = tuple(dict.fromkeys(ticker(symbol) for symbol in spec.symbols))
         self._base = (spec.rest_url or history.URL).rstrip("/")
 
-    def capability(self) -> Capability:
-        return polled(
-            (CHANNEL,),
-            SYMBOLS_MAX,
-            history.PER_SECOND_MAX,
-        )
-
-    def shards(self) -> list[FeedSpec]:
-        return sharded(self.spec, self.capability())
-
-    def polls(self) -> tuple[Poll, ...]:
-        return tuple(Poll(f"chain {symbol}", self._every_ns, self._asker(symbol)) for symbol in self._symbols)
-
-    def _asker(self, symbol: str) -> Callable[[], Generator[HttpRequest, HttpResponse, None]]:
+    def asker(self, symbol: str) -> Callable[[], Generator[HttpRequest, HttpResponse, None]]:
         def ask() -> Generator[HttpRequest, HttpResponse, None]:
             if symbol not in occ.EUROPEAN:  # indices have no trades
                 query: dict[str, Any] = {"symbols": symbol, "feed": OF_STOCKS[self._source]}

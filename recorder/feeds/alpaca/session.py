@@ -15,6 +15,7 @@ from recorder.feeds.alpaca.messages import CONTROL, LENIENT, MALFORMED, RAW, STR
 from recorder.feeds.alpaca.rows import rows_of, templates_of
 from recorder.values import feed as values
 from recorder.values import occ
+from recorder.values.chains import CHANNEL, INTERVALS
 from recorder.values.errors import ConfigError, FrameError, nearest
 from recorder.values.feed import (
     SECOND,
@@ -35,13 +36,13 @@ from recorder.values.symbols import canonical_pair, pair_with, ticker
 KEY_ID, SECRET_KEY = "APCA_API_KEY_ID", "APCA_API_SECRET_KEY"  # names of environment variables, as Alpaca's clients use
 INFO = values.ProviderInfo(
     name="alpaca",
-    channels=("trades", "quotes", "bars", "statuses", "news", chain.CHANNEL),
+    channels=("trades", "quotes", "bars", "statuses", "news", CHANNEL),
     options={
         "feed": ("iex", "sip", "delayed_sip", "test", "boats", "overnight", "crypto", "opra", "indicative", "news"),
         "location": ("us", "us-1", "us-2", "eu-1", "bs-1", "global"),  # of crypto: Alpaca's own, Kraken's …
         "format": ("msgpack", "json"),
         "chains": tuple(chain.OF_STOCKS),  # of the channel options: indicative is in the free plan
-        "interval": tuple(chain.MINUTES),  # of option chains
+        "interval": tuple(INTERVALS),  # of option chains
     },
     credentials=(KEY_ID, SECRET_KEY),
     hosts=("stream.data.alpaca.markets", "stream.data.sandbox.alpaca.markets"),
@@ -96,7 +97,7 @@ class Alpaca:
         self.feed, self.location, self.format = (option(INFO, spec, name) for name in ("feed", "location", "format"))
         channels = _CHANNELS.get(self.feed, _STOCK_CHANNELS)
         for channel in spec.channels:
-            if channel == chain.CHANNEL:
+            if channel == CHANNEL:
                 raise ConfigError(f"feed {spec.name!r}: option chains are asked for: make them a feed of their own")
             if channel not in channels:
                 words = nearest(channel, channels)
@@ -118,7 +119,7 @@ class Alpaca:
     def capability(self) -> Capability:
         remembered = self._base() is not None and (self.feed == "crypto" or self.feed in history.FEEDS)
         return Capability(
-            channels=tuple(name for name in INFO.channels if name != chain.CHANNEL),
+            channels=tuple(name for name in INFO.channels if name != CHANNEL),
             loss_detector="none",
             scope="none",
             loss_size_known=False,

@@ -26,6 +26,8 @@ from recorder.values.messages import (
     Id,
     Patient,
     Unread,
+    candle,
+    decimal,
     element_reader,
     fields_of,
     misfit,
@@ -247,7 +249,7 @@ class _Rows:
         before = (0.0,) * 4 if frame.type == "snapshot" else self._known(kept)
         if before is None:
             raise FrameError(f"tickers: a change of {item.symbol[:60]!r} before its snapshot")
-        now = [old if text is None else _decimal(text) for text, old in zip(sent, before, strict=True)]
+        now = [old if text is None else decimal(text, "tickers") for text, old in zip(sent, before, strict=True)]
         best = (now[0], now[1], now[2], now[3])
         number = LONG_NULL if frame.cs is None else frame.cs
         self._quote(item.symbol, frame.ts * MILLISECOND, ts_recv, number, best)
@@ -279,10 +281,7 @@ class _Rows:
             self._scope.unknown(f"kline {interval}")
             return
         ts_event, prices = item.start * MILLISECOND, (item.open, item.high, item.low, item.close)
-        fits = all(0.0 < price < INF for price in prices) and 0.0 <= item.volume < INF
-        if not (fits and TS_EVENT_MIN <= ts_event <= ts_recv + TS_AHEAD_MAX):
-            named = dict(zip(("open", "high", "low", "close"), prices, strict=True))
-            raise FrameError(misfit("candle", ts_event, ts_recv, **named, volume=item.volume))
+        candle(ts_event, ts_recv, prices, item.volume)
         self._scope.bars.append(
             ts_event, ts_recv, self._number(name), self._scope.text(_NAMED[interval]), *prices, item.volume, NAN,
             LONG_NULL, 0,
@@ -333,13 +332,3 @@ def _changed(side: tuple[float, float], levels: list[Level]) -> tuple[float, flo
         if level.size != 0.0:
             side = (level.price, level.size)
     return side
-
-
-def _decimal(text: str) -> float:
-    """A decimal number; 0 for an empty text. Raises FrameError."""
-    if not text:
-        return 0.0
-    try:
-        return msgspec.convert(text, float, strict=False)
-    except msgspec.ValidationError as error:
-        raise FrameError(f"tickers: {error}") from None

@@ -26,6 +26,7 @@ from recorder.values.messages import (
     Id,
     Reader,
     Unread,
+    candle,
     element_reader,
     fitting,
     misfit,
@@ -259,10 +260,7 @@ def decoder(scope: Scope, canonical: Callable[[str], str]) -> Callable[[bytes, i
     def bar(message: Candle, ts_recv: int, flags: int) -> None:
         ts_event = min(message.start, START_MAX) * SECOND
         prices = message.open, message.high, message.low, message.close
-        fits = all(0.0 < price < INF for price in prices) and 0.0 <= message.volume < INF
-        if not (fits and TS_EVENT_MIN <= ts_event <= ts_recv + TS_AHEAD_MAX):
-            named = dict(zip(("open", "high", "low", "close"), prices, strict=True))
-            raise FrameError(misfit("candle", ts_event, ts_recv, **named, volume=message.volume))
+        candle(ts_event, ts_recv, prices, message.volume)
         add_bar(
             ts_event, ts_recv, series(message.product_id), timeframe, *prices, message.volume, NAN, LONG_NULL, flags
         )

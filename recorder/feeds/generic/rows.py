@@ -25,7 +25,6 @@ from recorder.values.symbols import hashed_id, text_id
 from recorder.values.tables import BUY, SELL
 
 SYMBOL_CHARS_MAX = 64
-CELL_CHARS_MAX = 1 << 17  # csv's own limit, said here because it is a bound
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _GROUPED = re.compile(r"\$?(\d{1,3}(?:,\d{3})+|\d+)((?:\.\d*)?)", re.ASCII)  # "$1,234.50", as spreadsheets write it
@@ -53,6 +52,7 @@ def read_csv(payload: bytes, columns: Iterable[str], delimiter: str) -> list[dic
     try:
         text = payload.decode("utf-8-sig")
         wanted, header, rows = set(columns), None, []
+        # A cell of more than csv.field_size_limit(), 128 kB, is refused by csv itself.
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         for cells in reader:
             if header is None:

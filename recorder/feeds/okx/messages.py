@@ -26,6 +26,8 @@ from recorder.values.messages import (
     Id,
     Patient,
     Unread,
+    candle,
+    decimal,
     fields_of,
     misfit,
     quoted,
@@ -269,7 +271,10 @@ class _Rows:
         self._quote(name, item, LONG_NULL if item.seqId is None else item.seqId, bid, ask, ts_recv)
 
     def ticker(self, item: Ticker, name: str, ts_recv: int) -> None:
-        bid, ask = (_decimal(item.bidPx), _decimal(item.bidSz)), (_decimal(item.askPx), _decimal(item.askSz))
+        bid, ask = (
+            (decimal(item.bidPx, "ticker"), decimal(item.bidSz, "ticker")),
+            (decimal(item.askPx, "ticker"), decimal(item.askSz, "ticker")),
+        )
         self._quote(item.instId, item, LONG_NULL, bid, ask, ts_recv)
 
     def bars(self, timeframe: str) -> Callable[[Candle, str, int], None]:
@@ -279,20 +284,7 @@ class _Rows:
             if item.confirm != "1":
                 return
             ts_event, prices = item.ts * MILLISECOND, (item.o, item.h, item.low, item.c)
-            fits = all(0.0 < price < INF for price in prices) and 0.0 <= item.vol < INF
-            if not (fits and TS_EVENT_MIN <= ts_event <= ts_recv + TS_AHEAD_MAX):
-                named = dict(zip(("open", "high", "low", "close"), prices, strict=True))
-                raise FrameError(misfit("candle", ts_event, ts_recv, **named, volume=item.vol))
+            candle(ts_event, ts_recv, prices, item.vol)
             add(ts_event, ts_recv, self._number(name), text(timeframe), *prices, item.vol, NAN, LONG_NULL, 0)
 
         return bar
-
-
-def _decimal(text: str) -> float:
-    """A decimal number; 0 for an empty text. Raises FrameError."""
-    if not text:
-        return 0.0
-    try:
-        return msgspec.convert(text, float, strict=False)
-    except msgspec.ValidationError as error:
-        raise FrameError(f"ticker: {error}") from None

@@ -16,10 +16,11 @@ import msgspec
 from recorder.core.batch import Scope
 from recorder.core.templates import Templates
 from recorder.feeds.polygon import history
-from recorder.feeds.polygon.chain import CHANNEL, MINUTES, Chains
+from recorder.feeds.polygon.chain import Chains
 from recorder.feeds.polygon.messages import LENIENT_READER, PARTS, STRICT_READER, explain
 from recorder.feeds.polygon.names import EVERY, canonical, name_of
 from recorder.feeds.polygon.rows import stores, templates_of
+from recorder.values.chains import CHANNEL, INTERVALS
 from recorder.values.errors import ConfigError, FrameError, nearest
 from recorder.values.feed import (
     SECOND,
@@ -50,7 +51,7 @@ INFO = ProviderInfo(
         "cluster": ("stocks", "options", "crypto"),
         "timing": ("realtime", "delayed"),
         "timeframe": ("1m", "1s"),  # of bars
-        "interval": tuple(MINUTES),  # of option chains
+        "interval": tuple(INTERVALS),  # of option chains
     },
     credentials=(KEY,),
     hosts=("socket.massive.com", "delayed.massive.com", "socket.polygon.io", "delayed.polygon.io"),

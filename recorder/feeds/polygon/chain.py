@@ -13,15 +13,14 @@ from msgspec import Struct
 from recorder.core.batch import Scope
 from recorder.feeds.polygon import history
 from recorder.values import occ
+from recorder.values.chains import ChainFeed
 from recorder.values.errors import FrameError, SymbolError
-from recorder.values.feed import MINUTE, Capability, FeedSpec, HttpRequest, HttpResponse, Poll, ProviderInfo, polled
+from recorder.values.feed import MINUTE, FeedSpec, HttpRequest, HttpResponse, ProviderInfo
 from recorder.values.history import PAGES_MAX, address
-from recorder.values.messages import INF, NAN, TS_AHEAD_MAX, TS_EVENT_MIN, element_reader, fitting, option, sharded
+from recorder.values.messages import INF, NAN, TS_AHEAD_MAX, TS_EVENT_MIN, element_reader, fitting
 from recorder.values.schema import LONG_NULL, TEXT_NULL
 from recorder.values.symbols import ticker
 
-CHANNEL = "options"
-MINUTES = {"15m": 15, "5m": 5, "30m": 30, "1h": 60}  # between two chains of an underlying
 PAGE = 250  # contracts in one answer at most
 SYMBOLS_MAX = 2000  # underlyings: at ten pages each, as many as can be asked for in the default interval
 # Pages that follow each other within this are one snapshot: those of SPX, 80, come in some ten seconds.
@@ -87,33 +86,17 @@ class Leg(Struct):
     underlying_asset: Underlying | None = None
 
 
-class Chains:
+class Chains(ChainFeed):
     """What is asked of Massive for one feed whose channel is ``options``; symbols are underlyings."""
 
     def __init__(self, info: ProviderInfo, key: str, spec: FeedSpec, credentials: Mapping[str, str] | None) -> None:
         """``key``: name of the credential. Raises ConfigError, SymbolError."""
-        self.spec, self._secret = spec, (credentials or {}).get(key, "")
-        self._info = info
-        self._every_ns = MINUTES[option(info, spec, "interval")] * MINUTE
-        self._symbols = tuple(
-            dict.fromkeys(ticker(symbol.strip().upper().removeprefix("I:")) for symbol in spec.symbols)
-        )
+        symbols = (ticker(symbol.strip().upper().removeprefix("I:")) for symbol in spec.symbols)
+        super().__init__(info, spec, symbols, SYMBOLS_MAX, history.PER_SECOND_MAX)
+        self._secret = (credentials or {}).get(key, "")
         self._base = (spec.rest_url or history.URL).rstrip("/")
 
-    def capability(self) -> Capability:
-        return polled(
-            (CHANNEL,),
-            SYMBOLS_MAX,
-            history.PER_SECOND_MAX,
-        )
-
-    def shards(self) -> list[FeedSpec]:
-        return sharded(self.spec, self.capability())
-
-    def polls(self) -> tuple[Poll, ...]:
-        return tuple(Poll(f"chain {symbol}", self._every_ns, self._asker(symbol)) for symbol in self._symbols)
-
-    def _asker(self, symbol: str) -> Callable[[], Generator[HttpRequest, HttpResponse, None]]:
+    def asker(self, symbol: str) -> Callable[[], Generator[HttpRequest, HttpResponse, None]]:
         name = f"I:{symbol}" if symbol in INDICES else symbol
         first = address(self._base, f"/v3/snapshot/options/{name}", limit=PAGE, order="asc", sort="ticker")
 

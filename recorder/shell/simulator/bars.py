@@ -28,7 +28,7 @@ ALPACA_PAGE = 10_000
 KRAKEN_BARS = 720
 EVER_S = 1 << 34
 
-_MINUTES = {"m": 60, "h": 3600, "H": 3600, "d": 86400, "D": 86400, "w": 7 * 86400, "s": 1}
+_UNITS_S = {"m": 60, "h": 3600, "H": 3600, "d": 86400, "D": 86400, "w": 7 * 86400, "s": 1}
 _COINBASE = re.compile(r"(?:/api/v3/brokerage/market)?/products/([^/]+)/candles")
 _GRANULARITY = {
     "ONE_MINUTE": 60, "FIVE_MINUTE": 300, "FIFTEEN_MINUTE": 900, "THIRTY_MINUTE": 1800, "ONE_HOUR": 3600,
@@ -91,7 +91,7 @@ def _step(text: str, bad: Answer) -> int:
     found = re.fullmatch(r"(\d{1,2})([smhHdDw])(?:utc)?", text)
     if found is None:
         raise Refused(bad)
-    return int(found[1]) * _MINUTES[found[2]]
+    return int(found[1]) * _UNITS_S[found[2]]
 
 
 def _binance(venue: Venue, asked: Asked) -> Answer | None:
