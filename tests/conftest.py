@@ -12,12 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recorder.shell.database import Database
 from recorder.shell.database.migrate import apply_schema
 from recorder.shell.database.sql_client import SqlClient
 from recorder.shell.journal import Journal
+from recorder.shell.simulator.truth import VenueTruth
 
 REPO = Path(__file__).resolve().parent.parent
 PORTS = range(20000, 30000)  # below the range the system hands out to outgoing connections
@@ -154,3 +156,17 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     """An empty journal of this test's own."""
     with Journal.open(tmp_path / "journal", segment_bytes=32 << 20) as opened:
         yield opened
+
+
+@pytest.fixture
+def happened(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Every event of the simulated market, before anything becomes of it."""
+    events: list[np.ndarray] = []
+    count = VenueTruth.happened
+
+    def keep(self: VenueTruth, some: np.ndarray) -> None:
+        events.append(some.copy())
+        count(self, some)
+
+    monkeypatch.setattr(VenueTruth, "happened", keep)
+    return events

@@ -24,7 +24,6 @@ from recorder.shell import link as links
 from recorder.shell.connection import Connection
 from recorder.shell.journal import Journal
 from recorder.shell.simulator.fix import FixSimulator
-from recorder.shell.simulator.truth import VenueTruth
 from recorder.values.feed import SECOND, FeedSpec
 from recorder.values.fix import body_of
 from recorder.values.tables import GAP_SEQUENCE
@@ -39,20 +38,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "BACKOFF_FIRST_NS", SECOND // 200)
     monkeypatch.setattr(links, "TIMER_S", 0.02)
     monkeypatch.setattr(client, "TICK_S", 0.02)
-
-
-@pytest.fixture
-def happened(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    """Every event of the simulated market, before anything becomes of it."""
-    events: list[np.ndarray] = []
-    count = VenueTruth.happened
-
-    def keep(self: VenueTruth, some: np.ndarray) -> None:
-        events.append(some.copy())
-        count(self, some)
-
-    monkeypatch.setattr(VenueTruth, "happened", keep)
-    return events
 
 
 def spec_of(place: FixSimulator, **options: str) -> FeedSpec:

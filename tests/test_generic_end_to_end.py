@@ -19,7 +19,6 @@ from event_server import CHUNKED, HOLD, EventServer, chunk
 from recorder_process import Recorder, external, until, write_config
 from test_connection import Told, connected, feed_of, reached
 from test_overlap import folded
-from test_streams_end_to_end import happened
 
 from recorder.commands.feed_runs import check_feeds
 from recorder.core.market import ID, KIND, PRICE, SIDE, SIZE, SYMBOL, TRADE, TS
@@ -29,7 +28,6 @@ from recorder.shell.simulator import Simulator
 from recorder.values.config import build
 from recorder.values.feed import FeedSpec
 
-__all__ = ["happened"]
 CONFIG = Path(__file__).resolve().parent.parent / "config.toml"
 COINBASE = {
     "kind": "websocket", "ids": "contiguous", "names": {"BTC": "BTC-USD", "ETH": "ETH-USD"},

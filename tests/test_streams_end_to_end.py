@@ -15,7 +15,6 @@ from recorder.core.pipeline import Pipeline
 from recorder.feeds import make
 from recorder.shell.journal import Journal
 from recorder.shell.simulator import Simulator
-from recorder.shell.simulator.truth import VenueTruth
 from recorder.values.config import KernelsConfig
 from recorder.values.feed import FeedSpec
 from recorder.values.tables import CALL, PUT
@@ -28,20 +27,6 @@ CASES: dict[str, tuple[dict[str, str], tuple[str, ...], int]] = {
     "deribit": ({}, ("BTC-USD-PERP", "BTC-27DEC24", "BTC-27DEC24-100000-C"), 1_000_000),
     "polygon": ({"cluster": "crypto"}, ("BTC-USD", "ETH-EUR", "SOL-USDC"), 1_000_000),
 }
-
-
-@pytest.fixture
-def happened(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    """Every event of the simulated market, before anything becomes of it."""
-    events: list[np.ndarray] = []
-    count = VenueTruth.happened
-
-    def keep(self: VenueTruth, some: np.ndarray) -> None:
-        events.append(some.copy())
-        count(self, some)
-
-    monkeypatch.setattr(VenueTruth, "happened", keep)
-    return events
 
 
 @pytest.mark.parametrize("key", CASES)

@@ -15,7 +15,6 @@ from recorder_process import Recorder, external, until, write_config
 from test_alpaca import KEYS, packed, timestamp
 from test_connection import Told, connected, feed_of, impatient, reached
 from test_overlap import folded
-from test_streams_end_to_end import happened
 
 from recorder.core.market import ASK, ASK_SIZE, KIND, PRICE, QUOTE, SIZE, SYMBOL, TRADE, TS
 from recorder.core.text_time import rfc3339_ns
@@ -25,7 +24,7 @@ from recorder.shell.simulator import Simulator
 from recorder.values.errors import ConfigError, FrameError, SymbolError
 from recorder.values.feed import FeedSpec, Notice, Ready, Reconnect
 
-__all__ = ["happened", "impatient"]
+__all__ = ["impatient"]
 
 CONTRACTS = ("AAPL  240315C00172500", "SPXW  240327P04925000")
 # As documented, https://docs.alpaca.markets/docs/real-time-option-data
