@@ -242,6 +242,21 @@ def test_a_mute_symbol_is_told_and_asked_for_again_once_and_told_when_it_has_com
     assert (connection.reopened, feed.watch.problems()) == ([], [])
 
 
+def test_a_symbol_that_was_mute_for_long_is_told_as_soon_the_next_time() -> None:
+    feed, after_s = Watched(5, 4), []
+    feed.seconds(LEARN_S)
+    for number in (1, 2, 3):
+        fell_silent = feed.now
+        while len(feed.events("symbol.mute")) < number * len(CHANNELS):
+            feed.seconds(5, without=(1,))
+            assert feed.now < fell_silent + 200 * SECOND, after_s
+        after_s.append((feed.now - fell_silent) // SECOND)
+        feed.seconds(900, without=(1,))
+        feed.seconds(120)
+    assert max(after_s) <= after_s[0] + 30
+    assert len(feed.events("symbol.resumed")) == 3 * len(CHANNELS)
+
+
 # History.
 
 

@@ -231,6 +231,7 @@ class Arrivals:
         self._count = self._last = np.empty(0, np.int64)  # of each series at the last tick
         self._activity = np.empty((0, 3))  # of each series: seen, expected, and expected since its last arrival
         self._ticks = np.empty((0, 2))  # of each series: since its last arrival; looked at and not told the profile
+        self._mute = np.empty(0, bool)  # of each series: until its next arrival nothing is learnt from its silence
 
     def adopt(self, profile: Profile) -> None:
         """Go on with what a fresh profile has learnt; its first series are this one's, those added since follow."""
@@ -238,6 +239,10 @@ class Arrivals:
             profile.series(symbol, channel)
         assert profile.names[: len(self.profile)] == self.profile.names
         self.profile = profile
+
+    def mute(self, number: int) -> None:
+        """A series was judged mute: its silence is no example of how living ones are silent, and ends unlearnt."""
+        self._mute[number] = True
 
     def tick(
         self, now: int, counts: np.ndarray, last: np.ndarray, connection: np.ndarray, since: np.ndarray
@@ -261,15 +266,16 @@ class Arrivals:
         delivered = judged & (heard > self._now)
         self._now = now
         rates = self.profile.rates(now)
-        self._learn(now, came, on, on & np.append(delivered, False)[connection], rates)
+        arrived = on & (came > 0)
+        self._learn(now, came, on, on & np.append(delivered, False)[connection] & (arrived | ~self._mute), rates)
         usual = np.divide(self.profile.means(), rates, out=np.ones(len(rates)), where=rates > 0)
         rates = rates * np.minimum(self._todays(), np.maximum(1.0, usual))
-        arrived = on & (came > 0)
         step = np.where(on, rates, 0.0) * (TICK_NS / SECOND)
         age_s = np.clip(now - np.maximum(last, 0), 0, TICK_NS) / SECOND
         known = on & (self.profile.arrivals_total >= KNOWN)
-        self._series.tick(step, rates * age_s, arrived, np.where(known, self.profile.channel, -1))
+        self._series.tick(step, rates * age_s, arrived, np.where(known & ~self._mute, self.profile.channel, -1))
         self._series.restart(~on)
+        self._mute &= ~arrived
         together = np.bincount(connection[on], step[on], len(since))
         group = np.where(judged & (np.bincount(connection[known], minlength=len(since)) > 0), 0, -1)
         self._connections.tick(together, together * np.minimum(now - heard, TICK_NS) / TICK_NS, delivered, group)
@@ -281,6 +287,7 @@ class Arrivals:
             self._count, self._last = np.append(self._count, counts[-more:]), np.append(self._last, last[-more:])
             self._activity = np.concatenate([self._activity, np.zeros((more, 3))])
             self._ticks = np.concatenate([self._ticks, np.zeros((more, 2))])
+            self._mute = np.append(self._mute, np.zeros(more, bool))
         self._series.grow(len(self.profile), int(self.profile.channel.max(initial=-1)) + 1)
         self._connections.grow(connections, 1)
 
@@ -289,6 +296,8 @@ class Arrivals:
         expected of a series once it has: nothing is learnt from a silence that may be death."""
         self._ticks += on[:, None]
         self._ticks[~on] = 0.0
+        self._ticks[self._mute, 1] = 0.0
+        self._activity[self._mute, 2] = 0.0
         self.profile.add(now, np.where(told, came, 0), np.where(told, self._ticks[:, 1], 0.0) * (TICK_NS / SECOND))
         self._ticks[told, 1] = 0.0
         self._activity[:, 2] = np.where(on, self._activity[:, 2] + rates * (TICK_NS / SECOND), 0.0)

@@ -227,6 +227,7 @@ class Watch:
             if number in feed.mute or silence.silent_ns < MUTE_MIN_NS or not silence.improbable(per_year, judged):
                 continue
             feed.mute[number] = int(last[number])
+            feed.arrivals.mute(number)
             symbol, channel = feed.arrivals.profile.names[number]
             self._log.warning("symbol.mute", feed=name, symbol=symbol, channel=channel, **_evidence(silence))
             words = f"{channel} of {symbol} {_words(silence)}, while others of its connection come; asked for again"
