@@ -68,6 +68,10 @@ _HOSTS: dict[str, tuple[str, dict[str, str]]] = {
     "stream.bybit.com/v5/public/inverse": ("bybit", {"market": "inverse"}),
     "ws.okx.com": ("okx", {"trades": "aggregated"}),  # single trades are served by the same host under a path
     "ws.okx.com/ws/v5/business": ("okx", {}),
+    "ws.okex.com": ("okx", {"trades": "aggregated"}),  # its name until 2022
+    "real.okex.com": ("okx", {"trades": "aggregated"}),  # version 3
+    "www.okex.com": ("okx", {"trades": "aggregated"}),
+    "www.okx.com": ("okx", {"trades": "aggregated"}),
 }
 _HOSTS |= {
     f"{host}.{company}/{cluster}": ("polygon", {"cluster": cluster})

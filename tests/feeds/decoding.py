@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import math
 import re
@@ -82,12 +83,15 @@ class Recorded:
 
 
 def received(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(ts_recv, payload) of a cryptofeed recording."""
+    """(ts_recv, payload) of a cryptofeed recording. Binary frames stand there as Python writes bytes."""
     with gzip.open(path) as lines:
         for line in lines:
             match = _RECEIVED.fullmatch(line.rstrip(b"\r\n"))
             if match:
-                yield int(match[1]) * 10**9 + int(((match[2] or b"") + b"0" * 9)[:9]), match[3]
+                payload = (
+                    ast.literal_eval(match[3].decode("ascii")) if match[3].startswith((b"b'", b'b"')) else match[3]
+                )
+                yield int(match[1]) * 10**9 + int(((match[2] or b"") + b"0" * 9)[:9]), payload
 
 
 def facts(rows: list[dict[str, Any]]) -> dict[str, Any]:

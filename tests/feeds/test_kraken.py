@@ -144,6 +144,40 @@ def test_version_1_trades_get_ids_that_a_replay_repeats() -> None:
     assert second["side"] == "buy"
 
 
+@pytest.mark.parametrize(
+    ("frame", "row"),
+    [
+        (
+            b'[325,["43770.20000","43770.30000","1633053779.916349","0.00917717","0.31670440"],"spread","XBT/USD"]',
+            {"ts_event": 1_633_053_779_916_349_000, "bid": 43770.2, "bid_size": 0.00917717, "ask": 43770.3,
+             "ask_size": 0.3167044},
+        ),
+        (
+            b'[325,["43770.20000","43770.30000","1633053779.916349"],"spread","XBT/USD"]',
+            {"ts_event": 1_633_053_779_916_349_000, "bid": 43770.2, "ask": 43770.3},
+        ),
+        (
+            b'[3,{"a":["13.253900",35,"35.72892241"],"b":["13.232900",185,"185.18432037"],"c":["13.2539","3.71"]},'
+            b'"ticker","XBT/USD"]',
+            {"ts_event": FRAME_END, "bid": 13.2329, "bid_size": 185.18432037, "ask": 13.2539, "ask_size": 35.72892241},
+        ),
+        (b'[3,["0.00000","0.00000","0.000000","0.00000000","0.00000000"],"spread","XBT/USD"]', None),
+    ],
+)  # fmt: skip
+def test_best_prices_of_version_1_are_quotes(frame: bytes, row: dict[str, Any] | None) -> None:
+    feed = Recorded("kraken", api="v1").decode(frame)
+    common = {"ts_recv": FRAME_END, "symbol": "BTC-USD", "flags": 0}
+    assert feed.rows("quotes") == ([] if row is None else [{**common, **row}])
+    assert feed.unknown == {}
+
+
+@pytest.mark.parametrize("item", [b'["x","1","1633053779.9"]', b"{}", b"5", b'{"a":[],"b":[]}', b'["-1","1","1.5"]'])
+@pytest.mark.parametrize("name", [b"spread", b"ticker"])
+def test_best_prices_of_version_1_that_cannot_be_are_refused(item: bytes, name: bytes) -> None:
+    with pytest.raises(FrameError):
+        Recorded("kraken", api="v1").decode(b'[3,%s,"%s","XBT/USD"]' % (item, name))
+
+
 def test_equal_version_1_trades_of_one_frame_stay_two() -> None:
     item = b'["354.04000000","0.28245396","1618678150.826417","s","m",""]'
     rows = Recorded("kraken", api="v1").decode(b'[993,[%s,%s],"trade","XMR/USD"]' % (item, item)).rows("trades")
@@ -190,6 +224,7 @@ def test_the_recordings_replay_with_the_counted_facts(shared_data: Path, number:
     assert sum(map(len, live.values())) == sum(entry["n"] for entry in counted.values())
     for pair, entry in counted.items():
         same_facts(facts(live[pair.replace("/", "-")]), entry)
+    assert len(feed.rows("quotes")) == expected["messages_by_type"].get("ticker", 0)
     assert feed.rows("rejected") == []
     assert feed.unknown == {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import zlib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,57 @@ def test_the_recording_replays_with_the_counted_facts(shared_data: Path) -> None
     assert len(feed.rows("quotes")) == expected["messages_by_type"]["tickers"]
     assert feed.rows("rejected") == feed.rows("gaps") == []
     assert feed.unknown == {}
+
+
+@pytest.mark.parametrize("part", ["56", "57", "58"])
+def test_recordings_of_version_3_replay_with_the_counted_facts(shared_data: Path, part: str) -> None:
+    name = f"cryptofeed/OKEX/2021-04-17_OKEX.ws.{part}.0.gz"
+    expected = json.loads((shared_data / "expected.json").read_bytes())["files"][name]
+    feed = Recorded("okx", (), trades="aggregated")
+    for ts_recv, payload in received(shared_data / name):
+        feed.decode(payload, ts_recv)
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in feed.rows("trades"):
+        found[row["symbol"]].append(row)
+    for instrument, entry in expected["trades_by_symbol"].items():
+        same_facts(facts(found.pop(okx_canonical(instrument))), entry)
+    assert not found
+    tickers = (n for kind, n in expected["messages_by_type"].items() if kind.endswith("/ticker_None"))
+    assert len(feed.rows("quotes")) == sum(tickers)
+    assert feed.rows("rejected") == feed.rows("gaps") == []
+    assert feed.unknown == {}
+
+
+OLD = b'{"side":"%s","trade_id":"30","price":"0.011",%s"instrument_id":"BTC-USD-210423-64000-C",%s}'
+OLD_TIME = b'"timestamp":"2021-04-17T15:19:04.397Z"'
+
+
+def test_a_trade_of_version_3_is_a_row_deflated_or_not_and_bad_ones_are_rejected_alone() -> None:
+    items = [
+        OLD % (b"sell", b'"qty":"7",', OLD_TIME), OLD % (b"buy", b'"size":"7",', OLD_TIME),
+        OLD % (b"buy", b"", OLD_TIME), OLD % (b"up", b'"qty":"7",', OLD_TIME),
+        OLD % (b"buy", b'"qty":"7",', b'"timestamp":"0001-01-01T00:00:00Z"'),
+    ]  # fmt: skip
+    table = b'{"table":"option/trade","data":[%s]}' % b",".join(items)
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    for payload in (table, deflate.compress(table) + deflate.flush()):
+        feed = Recorded("okx").decode(payload)
+        row = {
+            "ts_event": 1_618_672_744_397_000_000, "ts_recv": FRAME_END, "symbol": "BTC-USD-210423-64000-C",
+            "trade_id": 30, "price": 0.011, "size": 7.0, "side": "sell", "flags": 0,
+        }  # fmt: skip
+        assert feed.rows("trades") == [row, {**row, "side": "buy"}]
+        assert len(feed.rows("rejected")) == 3
+        assert feed.unknown == {}
+
+
+def test_frames_that_are_neither_text_nor_deflated_are_refused() -> None:
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    cut = (deflate.compress(b'{"table":"spot/trade","data":[]}') + deflate.flush())[:-4]
+    for payload in (cut, b"\xff" * 9, b'{"table":"spot/trade"}', b'{"table":"spot/trade","data":5}'):
+        with pytest.raises(FrameError):
+            Recorded("okx").decode(payload)
+    assert Recorded("okx").decode(b'{"table":"spot/news","data":[]}').unknown == {"message spot/news": 1}
 
 
 # Loss

@@ -130,7 +130,9 @@ class Stats(Struct, gc=False):
 
 
 class Ticker(Struct, gc=False):
-    """Of an option. {"underlying_price":9440.73,"underlying_index":"SYN.BTC-5JUN20","timestamp":1590969652595,
+    """Of an option; others lack what only options have.
+
+    {"underlying_price":9440.73,"underlying_index":"SYN.BTC-5JUN20","timestamp":1590969652595,
     "stats":{…},"state":"open","open_interest":533.2,"mark_price":0.03847784,"mark_iv":63.21,"last_price":0.038,
     "interest_rate":0,"instrument_name":"BTC-5JUN20-9250-C","greeks":{…},"bid_iv":58.39,"best_bid_price":0.0365,
     "best_bid_amount":15.4,"best_ask_price":0.04,"best_ask_amount":4.8,"ask_iv":66.9, …}
@@ -169,7 +171,13 @@ class Heartbeat(Struct, tag_field="method", tag="heartbeat"):
 
 MESSAGE = Notification | Heartbeat
 KINDS: dict[str, type[Struct]] = {"quote": Quote, "chart": Bar, "ticker": Ticker}
-PASSED_OVER = ("book", "ticker")  # known, not recorded; the ticker of what is no option
+PASSED_OVER = frozenset(  # known, not recorded; nor is the ticker of a combo
+    {
+        "book", "incremental_ticker", "perpetual", "deribit_price_index", "deribit_price_ranking",
+        "deribit_price_statistics", "deribit_volatility_index", "estimated_expiration_price", "markprice",
+        "instrument", "platform_state", "block_rfq", "rfq",
+    }
+)  # fmt: skip
 
 
 def instrument_of(symbol: str) -> str:
@@ -221,6 +229,11 @@ def option_of(instrument: str) -> tuple[str, int, float, int] | None:
         return None
     strike = float(found[5].replace("d", ".").replace("D", "."))
     return found[1], int(expiry.timestamp()) * SECOND, strike, CALL if found[6] == "C" else PUT
+
+
+def has_market(instrument: str) -> bool:
+    """Whether it is no combo, whose prices may be 0 or below."""
+    return any(form.fullmatch(instrument) for form in (_PERPETUAL, _DATED, _SPOT))
 
 
 def add_trades(scope: Scope) -> Callable[[Trade, int, int, int], None]:
@@ -297,7 +310,7 @@ def decoder(scope: Scope) -> Callable[[bytes, int], None]:
             readers[kind] = element_reader(KINDS[kind])
             return result
 
-    def quote(item: Quote, ts_recv: int) -> None:
+    def quote(item: Quote | Ticker, ts_recv: int) -> None:
         ts_event = item.timestamp * MILLISECOND
         bid, bid_size, ask, ask_size = quoted(
             "quote", ts_event, ts_recv, item.best_bid_price or 0.0, item.best_bid_amount, item.best_ask_price or 0.0,
@@ -360,6 +373,8 @@ def decoder(scope: Scope) -> Callable[[bytes, int], None]:
             contract = options[instrument]
             if contract is not None:
                 option(read(kind, data), contract, ts_recv)
+            elif has_market(instrument):
+                quote(read(kind, data), ts_recv)
         elif kind not in PASSED_OVER:
             scope.unknown(f"channel {kind}")
 

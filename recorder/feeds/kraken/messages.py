@@ -1,7 +1,7 @@
-"""Messages of Kraken's public WebSocket, version 2, and trades of version 1, and what becomes of them.
+"""Messages of Kraken's public WebSocket, version 2, trades and best prices of version 1, and what becomes of them.
 
 https://docs.kraken.com/api/docs/websocket-v2/trade , …/ticker , …/ohlc
-https://docs.kraken.com/api/docs/websocket-v1/trade
+https://docs.kraken.com/api/docs/websocket-v1/trade , …/spread , …/ticker
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TIMEFRAMES = {"1m": 1, "5m": 5, "15m": 15, "30m": 30, "1h": 60, "4h": 240, "1d":
 PAIR_CHARS_MAX = 40  # the longest names of assets have ten letters
 
 PAIR = re.compile(r"[A-Za-z0-9.]+[/-][A-Za-z0-9.]+")
-V1_KNOWN = ("ticker", "spread", "ohlc", "book")  # arrays of version 1 that are not recorded, with a depth or interval
+V1_KNOWN = ("ohlc", "book")  # arrays of version 1 that are not recorded, with a depth or interval
 CONTROL = {
     "method": frozenset({"subscribe", "unsubscribe", "ping", "pong"}),
     "event": frozenset({"heartbeat", "systemStatus", "subscriptionStatus", "pong", "error"}),
@@ -99,6 +99,29 @@ class Bar(Struct, gc=False, forbid_unknown_fields=True):
     vwap: float = 0.0
     trades: Id = 0
     timestamp: Unread = NO_TEXT
+
+
+class Spread1(Struct, array_like=True, gc=False):
+    """Version 1's best bid and offer after a change of either."""
+
+    bid: float
+    ask: float
+    time: str  # Unix seconds in decimals
+    bid_size: float | None = None  # both were not sent at first
+    ask_size: float | None = None
+
+
+class Level1(Struct, array_like=True, gc=False):
+    price: float
+    whole_lots: int  # what follows, cut off
+    lots: float
+
+
+class Ticker1(Struct, gc=False):
+    """Version 1's ticker, which has no time."""
+
+    a: Level1
+    b: Level1
 
 
 Kind = Literal["snapshot", "update"]
@@ -254,6 +277,9 @@ def decoder(scope: Scope) -> Callable[[bytes, int], None]:
         name, pair = whole[-2:] if len(whole) >= 4 else (None, None)
         if not isinstance(name, str) or not isinstance(pair, str):
             raise FrameError("an array that is no message of version 1: no channel and pair at its end")
+        if name in ("ticker", "spread"):
+            quote1(name, whole[1], pair, ts_recv)
+            return
         if name != "trade":
             if name.partition("-")[0] not in V1_KNOWN:
                 scope.unknown(f"message {name}")
@@ -274,6 +300,25 @@ def decoder(scope: Scope) -> Callable[[bytes, int], None]:
             add_trade(
                 ts_event, ts_recv, number, TEXT_NULL, trade_id, TEXT_NULL, price, size, side, TEXT_NULL, TEXT_NULL, 0
             )
+
+    def quote1(name: str, item: Any, pair: str, ts_recv: int) -> None:
+        """``[325,["43770.2","43770.3","1633053779.916349","0.009","0.317"],"spread","XBT/USD"]``, and tickers:
+        ``[1668,{"a":["13.2539",35,"35.7289"],"b":["13.2329",185,"185.1843"], …},"ticker","WAVES/EUR"]``"""
+        try:
+            if name == "spread":
+                best = msgspec.convert(item, Spread1, strict=False)
+                ts_event, values = unix_ns(best.time), (best.bid, best.bid_size, best.ask, best.ask_size)
+            else:
+                ticker = msgspec.convert(item, Ticker1, strict=False)
+                ts_event, values = ts_recv, (ticker.b.price, ticker.b.lots, ticker.a.price, ticker.a.lots)
+        except msgspec.ValidationError as error:
+            raise FrameError(f"{name}: {error}") from None
+        if not (ts_event or values[0] or values[2]):
+            return  # 1970 and no side: nothing was ever quoted
+        add_quote(
+            ts_event, ts_recv, series(pair), LONG_NULL, *quoted(name, ts_event, ts_recv, *values), TEXT_NULL, TEXT_NULL,
+            TEXT_NULL, 0,
+        )  # fmt: skip
 
     def decode(payload: bytes, ts_recv: int) -> None:
         try:

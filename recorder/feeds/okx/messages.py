@@ -1,4 +1,4 @@
-"""Messages of OKX's public WebSocket, version 5, and what becomes of them.
+"""Messages of OKX's public WebSocket, version 5, and what becomes of them; and of what captures hold of version 3.
 
 https://www.okx.com/docs-v5/en/#order-book-trading-market-data-ws-all-trades-channel , …-ws-trades-channel ,
 …-ws-order-book-channel , …-ws-tickers-channel , …-ws-candlesticks-channel
@@ -14,6 +14,8 @@ from msgspec import Struct
 
 from recorder.core.batch import Scope
 from recorder.core.templates import Message, Row, Templates
+from recorder.core.text_time import rfc3339_ns
+from recorder.feeds.okx import version3
 from recorder.values.errors import FrameError, SymbolError
 from recorder.values.messages import (
     INF,
@@ -189,9 +191,16 @@ def decoder(scope: Scope, aggregated: bool) -> Callable[[bytes, int], None]:
     }
     channels |= {channel: (Candle, rows.bars(name)) for name, channel in TIMEFRAMES.items()}
 
+    tables = version3.reader(scope.unknown, elements.read)
+
     def decode(payload: bytes, ts_recv: int) -> None:
-        if not payload.startswith(DATA) and _answered(payload, scope):
-            return
+        if not payload.startswith(DATA):
+            payload = version3.plain(payload)
+            if payload.startswith(version3.TABLE):
+                old(payload, ts_recv)
+                return
+            if _answered(payload, scope):
+                return
         try:
             frame = read(payload)
         except UNREADABLE as error:
@@ -205,6 +214,16 @@ def decoder(scope: Scope, aggregated: bool) -> Callable[[bytes, int], None]:
         for item in elements.read(frame.data, name, type_, ts_recv):
             try:
                 store(item, frame.arg.instId, ts_recv)
+            except FrameError as error:
+                scope.reject(str(error), msgspec.json.encode(item), ts_recv)
+
+    def old(payload: bytes, ts_recv: int) -> None:
+        for item in tables(payload, ts_recv):
+            try:
+                if isinstance(item, version3.Trade):
+                    rows.old_trade(item, ts_recv)
+                else:
+                    rows.old_ticker(item, ts_recv)
             except FrameError as error:
                 scope.reject(str(error), msgspec.json.encode(item), ts_recv)
 
@@ -237,7 +256,17 @@ class _Rows:
         return number
 
     def trade(self, item: Trade, name: str, ts_recv: int) -> None:
-        price, size, ts_event = item.px, item.sz, item.ts * MILLISECOND
+        self._trade(item, item.ts * MILLISECOND, ts_recv)
+
+    def old_trade(self, item: version3.Trade, ts_recv: int) -> None:
+        size = item.qty if item.size is None else item.size
+        if size is None:
+            raise FrameError("trade: neither size nor qty")
+        trade = Trade(item.instrument_id, item.trade_id, item.price, size, item.side, 0)
+        self._trade(trade, rfc3339_ns(item.timestamp), ts_recv)
+
+    def _trade(self, item: Trade, ts_event: int, ts_recv: int) -> None:
+        price, size = item.px, item.sz
         if not (0.0 < price < INF and 0.0 <= size < INF and TS_EVENT_MIN <= ts_event <= ts_recv + TS_AHEAD_MAX):
             raise FrameError(misfit("trade", ts_event, ts_recv, price=price, size=size))
         series = self._number(item.instId)
@@ -258,9 +287,8 @@ class _Rows:
             )  # fmt: skip
         last_ids[item.instId] = item.tradeId if last is None else max(last, item.tradeId)
 
-    def _quote(self, name: str, item: Any, sequence: int, bid: tuple[float, float], ask: tuple[float, float],
-               ts_recv: int) -> None:  # fmt: skip
-        ts_event = item.ts * MILLISECOND
+    def _quote(self, name: str, ts_event: int, sequence: int, bid: tuple[float, float | None],
+               ask: tuple[float, float | None], ts_recv: int) -> None:  # fmt: skip
         values = quoted("quote", ts_event, ts_recv, *bid, *ask)
         self._scope.quotes.append(
             ts_event, ts_recv, self._number(name), sequence, *values, TEXT_NULL, TEXT_NULL, TEXT_NULL, 0
@@ -268,14 +296,22 @@ class _Rows:
 
     def best(self, item: Best, name: str, ts_recv: int) -> None:
         bid, ask = ((side[0].px, side[0].sz) if side else (0.0, 0.0) for side in (item.bids, item.asks))
-        self._quote(name, item, LONG_NULL if item.seqId is None else item.seqId, bid, ask, ts_recv)
+        number = LONG_NULL if item.seqId is None else item.seqId
+        self._quote(name, item.ts * MILLISECOND, number, bid, ask, ts_recv)
 
     def ticker(self, item: Ticker, name: str, ts_recv: int) -> None:
         bid, ask = (
             (decimal(item.bidPx, "ticker"), decimal(item.bidSz, "ticker")),
             (decimal(item.askPx, "ticker"), decimal(item.askSz, "ticker")),
         )
-        self._quote(item.instId, item, LONG_NULL, bid, ask, ts_recv)
+        self._quote(item.instId, item.ts * MILLISECOND, LONG_NULL, bid, ask, ts_recv)
+
+    def old_ticker(self, item: version3.Ticker, ts_recv: int) -> None:
+        bid_size, ask_size = (
+            None if size is None else decimal(size, "ticker") for size in (item.best_bid_size, item.best_ask_size)
+        )
+        bid, ask = (decimal(item.best_bid, "ticker"), bid_size), (decimal(item.best_ask, "ticker"), ask_size)
+        self._quote(item.instrument_id, rfc3339_ns(item.timestamp), LONG_NULL, bid, ask, ts_recv)
 
     def bars(self, timeframe: str) -> Callable[[Candle, str, int], None]:
         add, text = self._scope.bars.append, self._scope.text
