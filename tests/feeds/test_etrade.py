@@ -443,17 +443,57 @@ def test_a_chain_is_asked_for_by_its_expiration_dates(wanted: str, days: list[da
     assert feed.rows("rejected") == []
 
 
+def test_a_round_is_one_snapshot_with_the_price_of_the_underlying() -> None:
+    feed, market = Asked("IBM", channels=("options",)), chained()
+    [poll] = feed.feed.polls()  # type: ignore[attr-defined]
+    now_s = [AT // SECOND]
+    market.now = lambda: now_s[0] * SECOND
+    for begun_s in (AT // SECOND, AT // SECOND + 60):
+        now_s[0] = begun_s
+        market.trade("IBM", begun_s % 1000 + 0.25, 100)
+        for _, body in ask(market, poll.ask()):
+            feed.answer(body, key=poll.key)
+            now_s[0] += 1
+    rows = feed.rows("options_chain")
+    times = sorted({row["ts_event"] for row in rows})
+    assert [time - times[0] for time in times] == [0, 60 * SECOND]
+    legs = sum(map(len, market.chains["IBM"].values()))
+    for time, begun_s in zip(times, (AT // SECOND, AT // SECOND + 60), strict=True):
+        snapshot = [row for row in rows if row["ts_event"] == time]
+        assert len(snapshot) == legs
+        assert {row["underlying_price"] for row in snapshot} == {begun_s % 1000 + 0.25}
+    assert feed.rows("quotes") == feed.rows("rejected") == []
+
+
+def test_a_quote_that_is_refused_leaves_the_chain_without_a_price() -> None:
+    feed, market = Asked("IBM", channels=("options",)), chained()
+    [poll] = feed.feed.polls()  # type: ignore[attr-defined]
+    pages = poll.ask()
+    request = next(pages)
+    while request is not None:
+        refused = "/quote/" in request.url
+        response = HttpResponse(400, {}, b"") if refused else answered(market, request)
+        if not refused:
+            feed.answer(response.body, key=poll.key)
+        try:
+            request = pages.send(response)
+        except StopIteration:
+            break
+    assert len(feed.rows("options_chain")) == sum(map(len, market.chains["IBM"].values()))
+    assert all("underlying_price" not in row for row in feed.rows("options_chain"))
+
+
 def test_an_underlying_without_options_has_none() -> None:
     [poll] = polls("NONE", channels=("options",))
     assert [body for _, body in ask(chained(), poll.ask())] == [b""]
 
 
 @pytest.mark.parametrize("code", sorted(code for code in ERRORS if code > 10000))
-@pytest.mark.parametrize("step", [0, 1], ids=["expirations", "chain"])
+@pytest.mark.parametrize("step", [0, 2], ids=["expirations", "chain"])
 def test_errors_of_chains_are_told_but_those_that_say_there_are_none(code: int, step: int) -> None:
     pages = polls("IBM", channels=("options",), options={"expirations": "1"})[0].ask()
     request = next(pages)
-    if step:
+    for _ in range(step):
         request = pages.send(answered(chained(), request))
     refused = HttpResponse(400, {}, bytes(error(code).response().body or b""))
     nothing = code in (10031, 10032, 10037, 10038, 10044)

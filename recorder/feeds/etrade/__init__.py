@@ -142,9 +142,12 @@ class Etrade:
             raise FrameError(f"E*TRADE does not know {', '.join(found)} ({INVALID_SYMBOL}): not asked for any more")
 
     def _chain(self, name: str) -> Generator[HttpRequest, HttpResponse, None]:
-        """Expiration dates, then the contracts of each."""
+        """Expiration dates, what the underlying costs (as far as it has a quote), then the contracts of each date."""
         answer = yield self._get("/v1/market/optionexpiredate.json", symbol=name, expiryType="ALL")
         days = expirations(answer.body)
+        if not days:
+            return
+        yield self._get(f"/v1/market/quote/{name}.json", detailFlag="ALL", skipMiniOptionsCheck="true")
         wanted = self._options["expirations"]
         for day in days if wanted == "all" else days[: int(wanted)]:
             answer = yield self._get(

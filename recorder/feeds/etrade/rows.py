@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import date
 
@@ -32,6 +33,7 @@ from recorder.values.symbols import hashed_id, ticker
 from recorder.values.tables import CALL, NOT_LAST_ELIGIBLE, PUT
 
 SNAPSHOT_NS_MAX = 5 * MINUTE  # longer ago than that, a growth of the day's volume is no trade of now
+PRICE_MAX, MICROS = 1e9, 1_000_000  # of a price as decoders keep it between two answers
 MESSAGES_MAX = 1000  # different ones that are told once each
 SIDES = {"CALL": CALL, "PUT": PUT}
 
@@ -52,15 +54,20 @@ def _symbol(data: QuoteData) -> str:
 
 def decoder(scope: Scope, channels: frozenset[str]) -> Callable[[str, bytes, int], None]:
     """decode(key, body, ts_recv): the rows of one answer."""
-    snapshots, contracts = _Quotes(scope, channels), _chains(scope)
+    snapshots, contracts = _Quotes(scope, channels), _Chains(scope)
 
     def decode(key: str, body: bytes, ts_recv: int) -> None:
         answer = taken(read(body))
-        if answer.QuoteResponse is not None:
+        kind, _, name = key.partition(" ")
+        if answer.OptionExpireDateResponse is not None:
+            contracts.begin(name)
+        elif answer.QuoteResponse is not None and kind == "chain":
+            contracts.quoted(name, answer.QuoteResponse)
+        elif answer.QuoteResponse is not None:
             snapshots.answer(answer.QuoteResponse, ts_recv)
         elif answer.OptionChainResponse is not None:
-            contracts(answer.OptionChainResponse, ts_recv)
-        elif answer.OptionExpireDateResponse is None and body.strip():
+            contracts.answer(name, answer.OptionChainResponse, ts_recv)
+        elif body.strip():
             raise FrameError(f"{key}: neither quotes nor options nor an error")
 
     return decode
@@ -148,14 +155,61 @@ class _Quotes:
         )  # fmt: skip
 
 
-def _chains(scope: Scope) -> Callable[[OptionChainResponse, int], None]:
-    provider = scope.text("provider")
+class _Chains:
+    """Rows of option chains. A round is one snapshot: dates, a quote of the underlying, a chain for each date; its time
+    is that of the first of these."""
 
-    def number(value: float) -> float:
-        return value if -INF < value < INF else NAN
+    def __init__(self, scope: Scope) -> None:
+        self._scope, self._provider = scope, scope.text("provider")
+        self._times = scope.kept("etrade rounds")  # underlying → time of its snapshot; absent before its first chain
+        self._prices = scope.kept("etrade prices")  # underlying → its last trade then, in micros; absent: not known
 
-    def contract(item: Details, ts_event: int, ts_recv: int) -> None:
-        option = occ.parse(item.osiKey.strip())
+    def begin(self, name: str) -> None:
+        self._times.pop(name, None)
+        self._prices.pop(name, None)
+
+    def quoted(self, name: str, response: QuoteResponse) -> None:
+        """What the underlying costs. What is wrong with its quote leaves the chain without a price, no more."""
+        for raw in items(response.QuoteData):
+            with contextlib.suppress(*UNREADABLE):
+                details = readers[QuoteData](raw).All or All()
+                extended = details.ExtendedHourQuoteDetail or details.EhQuote
+                price = extended.lastPrice if extended else details.lastTrade
+                if 0.0 < price < PRICE_MAX:
+                    self._prices[name] = round(price * MICROS)
+
+    def answer(self, name: str, chain: OptionChainResponse, ts_recv: int) -> None:
+        legs: list[tuple[Details, msgspec.Raw]] = []
+        for raw in items(chain.OptionPair):
+            try:
+                pair = readers[Pair](raw)
+                sides = (*items(pair.Call), *items(pair.Put))
+            except UNREADABLE as error:
+                self._scope.reject(f"pair: {error}", bytes(raw), ts_recv)
+                continue
+            for side in sides:
+                try:
+                    legs.append((readers[Details](side), side))
+                except UNREADABLE as error:
+                    self._scope.reject(f"option: {error}", bytes(side), ts_recv)
+        # A leg may be newer than the whole it came in: the snapshot is of the newest time in it that can be.
+        latest_s = (ts_recv + TS_AHEAD_MAX) // SECOND
+        newest_s = max((chain.timeStamp, *(leg.timeStamp for leg, _ in legs if leg.timeStamp <= latest_s)))
+        ts_event = self._times.get(name, newest_s * SECOND)
+        worth = self._prices[name] / MICROS if name in self._prices else NAN
+        fit = 0
+        for item, side in legs:
+            try:
+                self._append(item, worth, ts_event, ts_recv)
+                fit += 1
+            except (FrameError, SymbolError) as error:
+                self._scope.reject(str(error), bytes(side), ts_recv)
+        if fit:
+            self._times[name] = ts_event
+
+    def _append(self, item: Details, worth: float, ts_event: int, ts_recv: int) -> None:
+        """Raises FrameError, SymbolError."""
+        option, text = occ.parse(item.osiKey.strip()), self._scope.text
         if SIDES.get(item.optionType) != option.option_type or abs(item.strikePrice - option.strike) > 5e-4:
             raise FrameError(f"{item.osiKey}: is said to be a {item.optionType[:8]} of strike {item.strikePrice}")
         bid, bid_size, ask, ask_size = quoted(
@@ -164,36 +218,16 @@ def _chains(scope: Scope) -> Callable[[OptionChainResponse, int], None]:
         read = item.OptionGreeks or Greeks()
         given = any(value and value == value for value in msgspec.structs.astuple(read))
         read = read if given else Greeks()
-        scope.options.append(
-            ts_event, ts_recv, scope.feed_id, scope.text(option.symbol), scope.text(ticker(item.symbol)),
+        at = item.timeStamp * SECOND
+        self._scope.options.append(
+            ts_event, ts_recv, self._scope.feed_id, text(option.symbol), text(ticker(item.symbol)),
             option.expires_ns, option.strike, option.option_type, bid, bid_size, ask, ask_size,
-            number(item.lastPrice) or NAN, number(item.volume), number(item.openInterest), number(read.iv) or NAN,
-            number(read.delta), number(read.gamma), number(read.theta), number(read.vega), number(read.rho),
-            provider if given else TEXT_NULL, NAN,
-            ts_event - at if 0 < (at := item.timeStamp * SECOND) <= ts_event else LONG_NULL,
+            _number(item.lastPrice) or NAN, _number(item.volume), _number(item.openInterest), _number(read.iv) or NAN,
+            _number(read.delta), _number(read.gamma), _number(read.theta), _number(read.vega), _number(read.rho),
+            self._provider if given else TEXT_NULL, worth,
+            max(0, ts_event - at) if 0 < at <= ts_recv + TS_AHEAD_MAX else LONG_NULL,
         )  # fmt: skip
 
-    def response(chain: OptionChainResponse, ts_recv: int) -> None:
-        legs: list[tuple[Details, msgspec.Raw]] = []
-        for raw in items(chain.OptionPair):
-            try:
-                pair = readers[Pair](raw)
-                sides = (*items(pair.Call), *items(pair.Put))
-            except UNREADABLE as error:
-                scope.reject(f"pair: {error}", bytes(raw), ts_recv)
-                continue
-            for side in sides:
-                try:
-                    legs.append((readers[Details](side), side))
-                except UNREADABLE as error:
-                    scope.reject(f"option: {error}", bytes(side), ts_recv)
-        # A leg may be newer than the whole it came in: the snapshot is of the newest time in it that can be.
-        latest_s = (ts_recv + TS_AHEAD_MAX) // SECOND
-        ts_event = max((chain.timeStamp, *(leg.timeStamp for leg, _ in legs if leg.timeStamp <= latest_s))) * SECOND
-        for item, side in legs:
-            try:
-                contract(item, ts_event, ts_recv)
-            except (FrameError, SymbolError) as error:
-                scope.reject(str(error), bytes(side), ts_recv)
 
-    return response
+def _number(value: float) -> float:
+    return value if -INF < value < INF else NAN
