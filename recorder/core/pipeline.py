@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -14,6 +13,7 @@ from recorder.core import history, observations, polled
 from recorder.core.batch import Output, Rows
 from recorder.core.chains import Chains
 from recorder.core.coverage import BY_ID, BY_NOTHING, BY_SEQUENCE, CHANNELS, Coverage
+from recorder.core.delivered import Delivered
 from recorder.core.encode import Dictionary, Sealed, merge_rows, sort_rows
 from recorder.core.frames import BINARY, CLOSED, OBSERVED, OPENED, POLLED, RESPONSE, SOURCE, Frames
 from recorder.core.gaps import GapBook
@@ -35,25 +35,19 @@ from recorder.values.feed import MINUTE, Capability, Feed, FeedSpec, Key
 from recorder.values.schedule import day_boundaries
 from recorder.values.schema import TEXT_NULL
 from recorder.values.tables import (
-    BARS,
     DUPLICATE,
     GAP_OPEN,
     GAP_TIME,
     GAPS,
     HISTORY,
     NAMED,
-    NEWS,
     OPTIONS_CHAIN,
     QUOTES,
     REJECTED,
-    STATUSES,
     TRADES,
-    VALUATIONS,
 )
 
 HELD_BACK = (TRADES.name, QUOTES.name)  # the tables with many rows a second
-# The tables of the channels that kernels do not count, and what these are called.
-CHANNELS_BESIDE = {BARS.name: "bars", STATUSES.name: "statuses", VALUATIONS.name: "valuations"}
 HELD_ROWS_MAX = 1024  # more in one ts_event are an auction or a snapshot: not worth a window's delay
 
 NO_RULES = (IDS_OPAQUE, 0, *[BY_NOTHING] * len(CHANNELS))  # of a series that no feed declared
@@ -85,8 +79,7 @@ class Pipeline:
         self._held: dict[str, Rows] = {}  # rows handed over with the next block
         self._sealed_to = 0  # position of the last block: what was held back then is in the one after it
         self._matcher, self._templates = Matcher(self.out), templates
-        self._delivered: Counter[tuple[str, int]] = Counter()  # rows by (channel, series) where kernels count none
-        self._contracts: Counter[tuple[int, int]] = Counter()  # rows of chains and news by (feed, symbol), ids of texts
+        self._delivered = Delivered(self.out, self.kernels)
 
     def consume(self, frames: Frames) -> None:
         """Decode frames in order; a bad one is counted, recorded in ``rejected`` and passed over."""
@@ -240,6 +233,7 @@ class Pipeline:
         self.revisions.enabled |= capability.revisions
         self._series_rules[spec.name] = (kind, self._zones[zone], *_verification(capability))
         scope = self.out.scope(spec.name, spec.connection)
+        self._delivered.declare(spec.name, capability.transport == "poll")
         decode, templates = decoder_of(feed, scope), None
         if self._templates and hasattr(feed, "templates"):
             templates = feed.templates(scope)
@@ -318,11 +312,7 @@ class Pipeline:
             if repeated.any():
                 self.duplicates += int(repeated.sum())
                 rows = rows[~repeated]
-        if name in (OPTIONS_CHAIN.name, NEWS.name):
-            self._contracts.update(rows[["feed", "symbol"]].tolist())
-        elif name in CHANNELS_BESIDE:
-            channel = CHANNELS_BESIDE[name]
-            self._delivered.update((channel, series) for series in rows["series"].tolist())
+        self._delivered.add(name, rows)
         self.rows[name] += len(rows)
         rows = np.concatenate([rows, again]) if len(again) else rows
         return Rows(sealed.table, rows, sealed.varchar_heap, sealed.varchar_offsets)
@@ -341,27 +331,7 @@ class Pipeline:
 
     def delivered(self, feed: str, keys: Iterable[Key]) -> dict[Key, int]:
         """How many rows of these (channel, symbol) came so far, repeats included; of the symbol ``*``, of all."""
-        scalars, known = self.kernels.state.scalars, self.kernels.state.known
-        every = [i for i, (name, _) in enumerate(self.out.series.keys) if name == feed]
-        place = {self.out.series.keys[i][1]: [i] for i in every} | {"*": every}
-
-        def count(channel: str, series: int) -> int:
-            if channel in HELD_BACK:
-                return int(scalars[channel][series]) if series < known else 0
-            return self._delivered[channel, series]
-
-        ids, feed_id = self.out.texts.ids, self.out.texts.ids.get(feed, -1)
-        rows = {symbol: n for (name, symbol), n in self._contracts.items() if name == feed_id}
-
-        def legs(symbol: str) -> int:
-            return sum(rows.values()) if symbol == "*" else rows.get(ids.get(symbol, -1), 0)
-
-        return {
-            (channel, symbol): legs(symbol)
-            if channel in ("options", "news")
-            else sum(count(channel, i) for i in place.get(symbol, ()))
-            for channel, symbol in keys
-        }
+        return self._delivered.count(feed, keys)
 
     def _hold_back(self, name: str, rows: Rows, before: Rows | None) -> Rows:
         """Put the rows of the newest ts_event aside, unless they are all, too many, or held back already."""
