@@ -56,12 +56,13 @@ def run(args: argparse.Namespace, config: Config) -> int:
     symbol = ticker(filters.checked_name(args.symbol))
     began = time.time_ns()
     spec = asked_of(config, symbol, args.provider)
-    asyncio.run(fetch(config, spec, logs.get("recorder")))
+    rejected = asyncio.run(fetch(config, spec, logs.get("recorder")))
     with connect(config) as client:
         legs = stored(client, spec.name, symbol, began, args.expiration)
     if not legs:
         of = f" that expires on {args.expiration}" if args.expiration else ""
-        raise RecorderError(f"{spec.provider} sent no contract of {symbol}{of}; see the table rejected")
+        unread = f"; what could not be read is in the table rejected ({rejected:,} rows)" if rejected else ""
+        raise RecorderError(f"{spec.provider} sent no contract of {symbol}{of}{unread}")
     if args.json:
         import orjson
 
@@ -98,7 +99,7 @@ def asked_of(config: Config, symbol: str, provider: str | None) -> FeedSpec:
 
 
 def asking_options(provider: str) -> dict[str, str] | None:
-    """The options with which a provider is asked for chains; None of one that cannot be."""
+    """The options with which a provider is asked for chains, of every expiration; None of one that cannot be."""
     from recorder.feeds import PROVIDERS, make
     from recorder.values.errors import RecorderError
     from recorder.values.feed import FeedSpec
@@ -110,12 +111,15 @@ def asking_options(provider: str) -> dict[str, str] | None:
         except RecorderError:
             continue
         if feed.capability().transport == "poll":
-            return options
+            return options | ({"expirations": "all"} if "expirations" in info.options else {})
     return None
 
 
-async def fetch(config: Config, spec: FeedSpec, log: Any) -> None:
-    """Ask once and store. Raises Unanswered, ConfigError, FrameError, DatabaseError, JournalLocked."""
+async def fetch(config: Config, spec: FeedSpec, log: Any) -> int:
+    """Ask once and store; how many rows could not be read.
+
+    Raises Unanswered, ConfigError, FrameError, Limited, LoginNeeded, DatabaseError, JournalLocked.
+    """
     import os
 
     from recorder.commands.asking import asking
@@ -135,6 +139,7 @@ async def fetch(config: Config, spec: FeedSpec, log: Any) -> None:
             for poll in feed.polls():
                 await asked.poll(spec, poll, questions)
             await asked.stored()
+            return asked.rejected
     finally:
         questions.close()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import Any
 
 from recorder.shell.simulator.cboe import VOLATILITY, spot
@@ -22,7 +23,7 @@ QUOTE_AGE_NS = 3 * SECOND_NS
 
 
 class AlpacaChains:
-    """Chains of some underlyings, two contracts for each of ``strikes``, that expire in 30 days.
+    """Chains of some underlyings, two contracts for each of ``strikes``, that expire in 30 days, in 60 …
 
     opra  whether the plan has OPRA and SIP
     Contracts with an odd strike have no Greeks, as where Alpaca's solver fails.
@@ -35,9 +36,10 @@ class AlpacaChains:
         now: Callable[[], int],
         strikes: int = 9,
         opra: bool = False,
+        expirations: int = 1,
     ) -> None:
         self._symbols, self._keys, self._now = set(symbols), keys, now
-        self._strikes, self._opra = strikes, opra
+        self._strikes, self._opra, self._expirations = strikes, opra, expirations
 
     def answer(self, asked: Asked) -> Answer:
         try:
@@ -70,9 +72,9 @@ class AlpacaChains:
 
     def legs(self, symbol: str) -> dict[str, dict[str, Any]]:
         """Snapshots by compact OCC symbol."""
-        day = (datetime.fromtimestamp(self._now() // SECOND_NS, UTC) + timedelta(30)).date()
-        result = {}
-        for i in range(self._strikes):
+        today, result = datetime.fromtimestamp(self._now() // SECOND_NS, UTC).date(), {}
+        for month, i in product(range(self._expirations), range(self._strikes)):
+            day = today + timedelta(30 * (month + 1))
             strike = float(round(self._price(symbol)) - self._strikes // 2 + i)
             for kind in (CALL, PUT):
                 at = rfc3339(self._now() - QUOTE_AGE_NS)
