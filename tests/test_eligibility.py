@@ -13,6 +13,8 @@ from recorder.core.eligibility import (
     UNKNOWN,
     combined,
     eligibility,
+    option_eligibility,
+    option_unknown,
     polygon_correction,
     polygon_eligibility,
     polygon_unknown,
@@ -211,6 +213,22 @@ def test_sold_last_depends_on_the_tape_and_an_unknown_number_sets_no_price():
 def test_of_polygons_corrections_a_superseded_trade_does_not_count_and_its_successor_does():
     flags = {code: polygon_correction(code) for code in (None, 0, 1, 7, 8, 10, 11, 12)}
     assert flags == {None: 0, 0: 0, 12: CORRECTED} | dict.fromkeys((1, 7, 8, 10, 11), CANCELLED)
+
+
+# OPRA's letters and what each does: no price and no volume, volume only, or both as a regular sale.
+OPRA = {"no no": "ACEG", "no yes": "BDFfghijklmnopqrstuvKLMNOPQRTX", "yes yes": " HIJSabcde"}
+
+
+@pytest.mark.parametrize(("effect", "letters"), OPRA.items())
+def test_conditions_of_options_say_what_opra_means_by_them_and_not_what_stocks_do(effect, letters):
+    last, volume = effect.split()
+    for letter in letters:
+        flags = option_eligibility([letter])
+        assert (bool(flags & NOT_LAST_ELIGIBLE), bool(flags & NOT_VOLUME_ELIGIBLE)) == (last == "no", volume == "no")
+        assert flags == option_eligibility(["I", letter])
+        assert option_unknown([letter]) == []
+    assert option_eligibility(["z"]) == NOT_LAST_ELIGIBLE
+    assert option_unknown(["S", "z", "?"]) == ["z", "?"]
 
 
 def test_on_other_tapes_only_what_both_consolidated_tapes_agree_on_is_known():

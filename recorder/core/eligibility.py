@@ -2,6 +2,7 @@
 
 The consolidated matrix of the CTS (tapes A, B), UTDF (C) and TDDS (OTC) specifications. Letters depend on the tape:
 `B` is an average price on A and B and an ordinary bunched trade on C; `W` is an average price on C and O alone.
+Options have OPRA's letters, which mean other things again.
 """
 
 from __future__ import annotations
@@ -81,6 +82,13 @@ POLYGON_LETTERS: dict[int, str] = {
 # that replaces one. Absent or 0: a trade like others. Not verified.
 _POLYGON_WITHDRAWN, _POLYGON_REPLACES = frozenset({1, 7, 8, 10, 11}), 12
 
+# OPRA's letters of options' trades.
+_OPRA_REGULAR = frozenset(" HIJSabcde")
+# They trade, and set no price: late and out of sequence; packages of several legs, whose prices are off the market;
+# proprietary products; extended hours; and letters of older recordings, whose effect is not published.
+_OPRA_VOLUME = frozenset("BDFfghijklmnopqrstuv" + "KLMNOPQRTX")
+_OPRA_CANCELS = frozenset("ACEG")  # of prints before, which they do not name
+
 
 def combined(conditions: Sequence[str], tape: str | None) -> int:
     """The entry of TABLE that all conditions of a trade give together; without any, a regular sale."""
@@ -123,6 +131,22 @@ def polygon_correction(correction: int | None) -> int:
     if correction in _POLYGON_WITHDRAWN:
         return CANCELLED
     return CORRECTED if correction == _POLYGON_REPLACES else 0
+
+
+def option_eligibility(letters: Sequence[str]) -> int:
+    """As ``eligibility``, of OPRA's letters. The strictest wins; one that nobody knows adds to volume alone."""
+    flags = 0
+    for letter in letters:
+        if letter in _OPRA_CANCELS:
+            flags |= NOT_LAST_ELIGIBLE | NOT_VOLUME_ELIGIBLE
+        elif letter not in _OPRA_REGULAR:
+            flags |= NOT_LAST_ELIGIBLE
+    return flags
+
+
+def option_unknown(letters: Sequence[str]) -> list[str]:
+    """Those that are none of OPRA's letters."""
+    return [letter for letter in letters if letter not in _OPRA_REGULAR | _OPRA_VOLUME | _OPRA_CANCELS]
 
 
 def _of_letter(code: str, tape: str | None) -> int:

@@ -23,6 +23,7 @@ from recorder.shell.journal import Journal
 from recorder.shell.simulator import Simulator
 from recorder.values.errors import ConfigError, FrameError, SymbolError
 from recorder.values.feed import FeedSpec, Notice, Ready, Reconnect
+from recorder.values.tables import NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE
 
 __all__ = ["impatient"]
 
@@ -85,6 +86,18 @@ def test_trades_of_options_have_no_id_and_those_that_are_alike_stay_as_many_in_e
         runs.append([row["trade_id"] for row in feed.rows("trades")])
     assert runs[0] == runs[1]
     assert len(set(runs[0])) == 2
+
+
+@pytest.mark.parametrize(
+    ("condition", "flags"),
+    [(" ", 0), ("I", 0), ("S", 0), ("a", 0), ("A", NOT_LAST_ELIGIBLE | NOT_VOLUME_ELIGIBLE), ("B", NOT_LAST_ELIGIBLE),
+     ("G", NOT_LAST_ELIGIBLE | NOT_VOLUME_ELIGIBLE), ("f", NOT_LAST_ELIGIBLE), ("t", NOT_LAST_ELIGIBLE),
+     ("T", NOT_LAST_ELIGIBLE), ("z", NOT_LAST_ELIGIBLE)],
+)  # fmt: skip
+def test_opras_condition_decides_what_a_trade_counts_in(condition: str, flags: int) -> None:
+    feed = options().decode(packed(DOCUMENTED.replace(b'"c":"S"', f'"c":"{condition}"'.encode())))
+    assert [row["flags"] for row in feed.rows("trades")] == [flags]
+    assert feed.unknown == ({"condition z of options": 1} if condition == "z" else {})
 
 
 def test_what_is_no_contract_is_rejected_and_stops_nothing() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from recorder.core.batch import Scope
-from recorder.core.eligibility import eligibility, unknown_conditions
+from recorder.core.eligibility import eligibility, option_eligibility, option_unknown, unknown_conditions
 from recorder.core.templates import Message, Row, Templates
 from recorder.core.text_time import rfc3339_ns
 from recorder.feeds.alpaca.messages import (
@@ -120,7 +120,11 @@ class _Sales(dict[tuple[Texts, str | None], tuple[int, int, int]]):
     def __missing__(self, key: tuple[Texts, str | None]) -> tuple[int, int, int]:
         conditions, tape = codes_of(key[0]), key[1]
         flags = 0
-        if conditions and not self.options:  # crypto has none; what OPRA's mean for last and volume is not published
+        if conditions and self.options:
+            flags = option_eligibility(conditions)
+            for code in option_unknown(conditions):
+                self._scope.unknown(f"condition {code} of options")
+        elif conditions:  # crypto has none
             flags = eligibility(conditions, tape)
             for code in unknown_conditions(conditions, tape):
                 self._scope.unknown(f"condition {code} on tape {tape}")
