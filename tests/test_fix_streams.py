@@ -26,7 +26,7 @@ from recorder.shell.journal import Journal
 from recorder.shell.simulator.fix import FixSimulator
 from recorder.values.feed import SECOND, FeedSpec
 from recorder.values.fix import body_of
-from recorder.values.tables import GAP_SEQUENCE
+from recorder.values.tables import GAP_REPAIRED, GAP_SEQUENCE
 
 TOTAL = 600
 USER, PASSWORD = "someone", "s3cr3t-OfTheTests"
@@ -87,9 +87,9 @@ def trade_rows(rows: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def missing(rows: dict[str, Any]) -> int:
-    """Messages that the rows of gaps say were lost."""
-    gaps = [gap["missing"].item() for gap in rows["gaps"] if gap["kind"] == GAP_SEQUENCE]
-    return sum(count for count in gaps if count > 0)
+    """Messages that the rows of gaps say were lost. A gap that is repaired replaces the row that told it."""
+    gaps = {gap["from_id"].item(): gap["missing"].item() for gap in rows["gaps"] if gap["kind"] == GAP_SEQUENCE}
+    return sum(count for count in gaps.values() if count > 0)
 
 
 def test_rows_are_what_happened(journal: Journal, happened: list[np.ndarray], tmp_path: Path) -> None:
@@ -185,6 +185,7 @@ def test_a_message_lost_is_a_gap_and_what_is_sent_again_is_stored(
 
     asyncio.run(run())
     assert missing(rows) == 3
+    assert any(gap["status"] == GAP_REPAIRED for gap in rows["gaps"]) == replay
     assert "messages.lost" in told.events
     found = trade_rows(rows)
     if replay:

@@ -281,6 +281,7 @@ class Output:
         return self.spaces.setdefault((scope, name), len(self.spaces) + 1)
 
 
+FRAMES_LOST = "frames lost on the connection"  # the cause of a gap
 UNKNOWN_NAMES_MAX = 256  # distinct unknown message or field names counted per pipeline; the rest count as "other"
 
 
@@ -359,12 +360,11 @@ class Scope:
         counters[self.counter] = number if newest is None else newest
         if last == NOTHING or number <= last + 1:
             return
-        cause = "frames lost on the connection"
         self.out.gap(
-            self.series("*"), channel, GAP_SEQUENCE, ts_recv, ts_recv, cause,
+            self.series("*"), channel, GAP_SEQUENCE, ts_recv, ts_recv, FRAMES_LOST,
             from_id=last + 1, to_id=number - 1, missing=number - last - 1,
         )  # fmt: skip
-        self.out.interrupted(self.feed, self.connection, GAP_SEQUENCE, cause)
+        self.out.interrupted(self.feed, self.connection, GAP_SEQUENCE, FRAMES_LOST)
 
     def opened(self) -> None:
         """A new connection: its counters start over."""

@@ -215,11 +215,13 @@ def test_a_usdc_product_keeps_the_name_it_was_asked_by() -> None:
 def test_a_jump_of_the_connections_sequence_is_a_gap_and_control_messages_count_too() -> None:
     feed = Recorded("coinbase", api="advanced").decode(TRADES).decode(GO_HEARTBEAT % 6)
     feed.decode(b'{"channel":"subscriptions","sequence_num":7,"events":[{"subscriptions":{}}]}')
+    feed.decode(b'{"channel":"status","client_id":"","sequence_num":8,"events":[{"type":"snapshot","products":[]}]}')
+    feed.decode(GO_HEARTBEAT % 9)
     assert feed.rows("gaps") == []
-    feed.decode(GO_HEARTBEAT % 10)
+    feed.decode(GO_HEARTBEAT % 12)
     [gap] = feed.rows("gaps")
-    assert (gap["kind"], gap["from_id"], gap["to_id"], gap["missing"]) == ("sequence", 8, 9, 2)
-    assert feed.unknown == {}
+    assert (gap["kind"], gap["from_id"], gap["to_id"], gap["missing"]) == ("sequence", 10, 11, 2)
+    assert feed.unknown == {"message status": 1}
 
 
 def test_documented_advanced_frames_become_the_rows_they_say(shared_data: Path) -> None:

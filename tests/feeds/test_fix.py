@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from decoding import Recorded
+from decoding import FRAME_END, Recorded
 from fuzzing import mutations
 
 from recorder.feeds import make
@@ -234,6 +234,36 @@ def test_after_a_gap_a_book_is_silent_until_its_snapshot_and_trades_go_on() -> N
     assert len(found.rows("quotes")) == 1  # the first snapshot's
     found.decode(message("W", 8, "262=q2|55=AAPL|268=1|269=0|270=190|271=5|"))
     assert [row["bid"] for row in found.rows("quotes")] == [190.0]
+
+
+def gap_fill(number: int, new: int) -> bytes:
+    return message("4", number, f"123=Y|36={new}|", flags="43=Y|122=20260105-14:29:59.000|")
+
+
+@pytest.mark.parametrize(
+    ("again", "recovered"),
+    [
+        ([5, 3, 4, 6], 4),
+        ([3, 4, gap_fill(5, 7)], 2),  # heartbeats are not sent again
+        ([gap_fill(3, 5), 6, 5], 2),
+        ([gap_fill(3, 7)], None),  # of what it held nobody knows
+        ([3, 4, 6], None),
+        ([3, 4, 4, 3], None),
+    ],
+)
+def test_a_gap_is_repaired_once_all_of_it_was_sent_again(again: list[int | bytes], recovered: int | None) -> None:
+    whole, cut = feed(), feed()
+    late = ("X", "268=1|279=0|269=2|55=A|270=1|271=1|", "43=Y|122=20260105-14:29:59.000|")
+    frames = [raw(SNAPSHOT), message("X", 7, late[1])]
+    frames += [n if isinstance(n, bytes) else message(late[0], n, late[1], flags=late[2]) for n in again]
+    for at, payload in enumerate(frames):
+        whole.decode(payload, FRAME_END + at)
+        cut._decode = cut.feed.decoder(cut.scope)  # as after a restart
+        cut.decode(payload, FRAME_END + at)
+    told, *closed = whole.rows("gaps")
+    assert [told, *closed] == cut.rows("gaps")
+    assert (told["from_id"], told["to_id"], told["missing"], told["ts_event"]) == (3, 6, 4, FRAME_END + 1)
+    assert closed == ([] if recovered is None else [{**told, "status": "repaired", "recovered": recovered}])
 
 
 def test_what_is_sent_again_is_stored_once_and_never_moves_the_book() -> None:

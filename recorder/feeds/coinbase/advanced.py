@@ -18,6 +18,7 @@ from recorder.values.errors import FrameError
 from recorder.values.feed import SECOND
 from recorder.values.messages import (
     INF,
+    LONG_MAX,
     NAN,
     NO_TEXT,
     TS_AHEAD_MAX,
@@ -28,6 +29,7 @@ from recorder.values.messages import (
     Unread,
     candle,
     element_reader,
+    fields_of,
     fitting,
     misfit,
     quoted,
@@ -271,7 +273,10 @@ def decoder(scope: Scope, canonical: Callable[[str], str]) -> Callable[[bytes, i
             message = reader.read(payload)
         except UNREADABLE as error:
             message = reader.again(payload, error, lambda name: mend(name, payload, lambda *why: refused.append(why)))
-        if message is None:
+        if message is None:  # of a channel that is not known, which counts all the same
+            number = fields_of(payload).get("sequence_num")
+            if type(number) is int and 0 <= number <= LONG_MAX:
+                scope.sequence(number, ts_recv)
             return
         sequence, ts_event = message.sequence_num, ts_recv
         if isinstance(message, Tickers) and message.timestamp:

@@ -9,17 +9,16 @@ from typing import Any
 from recorder.core.batch import Scope
 from recorder.core.text_time import fix_date_ns, fix_ns, fix_time_ns
 from recorder.feeds.fix.book import ASK, BID, Books
+from recorder.feeds.fix.numbers import GAP, REPEATED, RESENT, Numbers
 from recorder.values.errors import FrameError
 from recorder.values.feed import HOUR
 from recorder.values.fix import (
     BUSINESS_REJECT,
     DATA_FIELDS,
     INCREMENTAL,
-    LOGON,
     NEWS,
     REFUSED,
     SECURITY_LIST,
-    SEQUENCE_RESET,
     SESSION_TYPES,
     SNAPSHOT,
     SOH,
@@ -43,7 +42,6 @@ from recorder.values.tables import (
 
 DAY = 24 * HOUR
 NAME_CHARS_MAX = 64
-RANGES_MAX = 64  # of numbers that did not come, remembered until they are sent again
 TRADES_OF = b"t"  # how MDReqIDs of ours for trades begin: their snapshots are no books
 
 NEW, CHANGE, DELETE = b"0", b"1", b"2"  # MDUpdateAction (279)
@@ -114,7 +112,7 @@ class _Decoder:
         self._scope, self._symbols = scope, symbols
         self._tags = (b"48", b"55") if by_id else (b"55", b"48")
         self._books = Books(scope.kept("prices"), scope.kept("sizes"), single)
-        self._numbers = _Numbers(scope)
+        self._numbers = Numbers(scope)
         self._stale = scope.kept("stale")  # names whose book misses increments: no quotes until a snapshot
         self._series: dict[str, int] = {}
         self._names: dict[bytes, str] = {}
@@ -289,80 +287,6 @@ class _Decoder:
         return number
 
 
-IN_ORDER, GAP, RESENT, REPEATED = range(4)
-
-
-class _Numbers:
-    """MsgSeqNum of what came: what is missing, and what was sent again."""
-
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
-        self._kept = scope.kept("numbers")  # "last"
-        self._missing = scope.kept("missing")  # first → last
-
-    def follow(self, fields: Fields, resent: bool, ts_recv: int) -> int:
-        """What the message is. Raises FrameError without a number, before anything has changed."""
-        number = _whole(fields.get(b"34"), "MsgSeqNum (34)")
-        for first, last in self._missing.items():
-            if int(first) <= number <= last:
-                self._fill(first, last, number, number)
-                return RESENT
-        if resent:
-            return REPEATED
-        before, self._kept["last"] = self._kept.get("last"), number
-        self._scope.sequence(number, ts_recv)
-        if before is not None and number > before + 1:
-            self._miss(before + 1, number - 1)
-            return GAP
-        return IN_ORDER
-
-    def control(self, kind: bytes, fields: Fields, ts_recv: int) -> bool:
-        """Follow any other message; True when a session has begun whose subscriptions have, too."""
-        number = _whole(fields.get(b"34"), "MsgSeqNum (34)")
-        if kind == LOGON:
-            fresh = int(self._scope.out.counters[self._scope.counter]) < 0
-            before = self._kept.get("last")
-            if fields.get(b"141") == b"Y" or before is None:
-                self._missing.clear()
-            elif number > before + 1:
-                self._miss(before + 1, number - 1)
-            self._begin(number, ts_recv)
-            return fresh
-        if kind == SEQUENCE_RESET:
-            new = _whole(fields.get(b"36"), "NewSeqNo (36)")
-            if fields.get(b"123") != b"Y":
-                self._missing.clear()
-                self._begin(new - 1, ts_recv)
-                return False
-            for first, last in list(self._missing.items()):
-                if number <= last and new > int(first):
-                    self._fill(first, last, max(number, int(first)), min(new - 1, last))
-            if new - 1 > self._kept.get("last", 0):
-                self._begin(new - 1, ts_recv)
-            return False
-        self.follow(fields, fields.get(b"43") == b"Y", ts_recv)
-        return False
-
-    def _begin(self, number: int, ts_recv: int) -> None:
-        """Numbers go on from here, whatever was before."""
-        self._scope.opened()
-        self._scope.sequence(number, ts_recv)
-        self._kept["last"] = number
-
-    def _miss(self, first: int, last: int) -> None:
-        if len(self._missing) >= RANGES_MAX:
-            del self._missing[next(iter(self._missing))]
-        self._missing[str(first)] = last
-
-    def _fill(self, first: str, last: int, low: int, high: int) -> None:
-        """Of the missing ``first`` to ``last``, ``low`` to ``high`` are settled."""
-        del self._missing[first]
-        if int(first) < low:
-            self._missing[first] = low - 1
-        if high < last:
-            self._missing[str(high + 1)] = last
-
-
 def _times(head: Fields) -> tuple[int, bool]:
     """(when it was first sent, whether it is sent again). Raises FrameError."""
     if b"52" not in head:
@@ -383,12 +307,6 @@ def _event_time(entry: Fields, origin: int) -> int:
         ts = origin - origin % DAY + fix_time_ns(time)
         return ts - DAY if ts - origin > DAY // 2 else ts + DAY if origin - ts > DAY // 2 else ts
     return fix_ns(entry[b"60"]) if b"60" in entry else origin
-
-
-def _whole(text: bytes | None, what: str) -> int:
-    if text is None or not text.isdigit() or len(text) > 18:
-        raise FrameError(f"{what} is no number: {text[:30] if text else b''!r}")
-    return int(text)
 
 
 def _plain(text: bytes) -> str:
