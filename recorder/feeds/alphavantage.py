@@ -28,7 +28,7 @@ from recorder.values.feed import (
 )
 from recorder.values.history import address
 from recorder.values.local_time import local_date, local_ns
-from recorder.values.messages import INF, NAN, TS_EVENT_MIN, UNREADABLE, misfit, option, sharded
+from recorder.values.messages import INF, NAN, TS_EVENT_MIN, UNREADABLE, fitting, misfit, option, sharded
 from recorder.values.schema import LONG_NULL
 from recorder.values.symbols import ticker
 
@@ -112,9 +112,8 @@ class Leg(msgspec.Struct, frozen=True, gc=False):
     rho: float = NAN
 
 
-_BARS = msgspec.json.Decoder(dict[str, Bar], strict=False)
 _QUOTE = msgspec.json.Decoder(Quote, strict=False)
-_LEGS = msgspec.json.Decoder(list[Leg], strict=False)
+_read_bar, _read_leg = (msgspec.json.Decoder(type_, strict=False).decode for type_ in (Bar, Leg))
 _META = msgspec.json.Decoder(dict[str, str])
 
 
@@ -235,13 +234,17 @@ def decoder(scope: Scope) -> Callable[[str, bytes, int], None]:
         zone, place = said.get("Time Zone", ""), f"{symbol} {timeframe}"
         last = newest.get(place, 0)
         rows = []
-        for label, bar in _BARS.decode(fields[name]).items():
+        for label, raw in _STRINGS.decode(fields[name]).items():
             start = local_ns(label, zone)  # intraday: that it labels a bar by its start is unverified
             end = start + (NIGHT_NS if timeframe == "1d" else _NS[timeframe])
             if start >= last and end <= ts_recv:  # the last one once more: its volume may have been corrected
-                rows.append((start, bar))
-        for start, bar in sorted(rows, key=lambda row: row[0]):
-            append(symbol, timeframe, start, ts_recv, bar, bar.close)
+                rows.append((start, raw))
+        for start, raw in sorted(rows, key=lambda row: row[0]):
+            try:
+                bar = _read_bar(raw)
+                append(symbol, timeframe, start, ts_recv, bar, bar.close)
+            except (*UNREADABLE, FrameError) as error:
+                scope.reject(str(error), bytes(raw), ts_recv)
         if rows:
             newest[place] = max(start for start, _ in rows)
 
@@ -253,7 +256,8 @@ def decoder(scope: Scope) -> Callable[[str, bytes, int], None]:
         append(symbol, "1d", start, ts_recv, quote, quote.price)
 
     def options(symbol: str, fields: dict[str, Any], ts_recv: int) -> None:
-        for leg in _LEGS.decode(fields.get("data", b"null")):
+        legs = fitting(fields.get("data", b"null"), _read_leg, lambda why, part: scope.reject(why, part, ts_recv))
+        for leg in legs:
             try:
                 contract = occ.parse(leg.contractID)
             except SymbolError as error:

@@ -6,16 +6,17 @@ little endian. Prices are in 1/10,000, sizes in shares, times in ns since the Un
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Mapping
 
 from recorder.core.batch import Scope
-from recorder.values.errors import ConfigError, FrameError, SymbolError
+from recorder.values.errors import ConfigError, FrameError
 from recorder.values.feed import Capability, FeedSpec, ProviderInfo
 from recorder.values.messages import NAN, TS_AHEAD_MAX, TS_EVENT_MIN
 from recorder.values.schedule import NEW_YORK
 from recorder.values.schema import TEXT_NULL
-from recorder.values.symbols import hashed_id, ticker
+from recorder.values.symbols import hashed_id
 from recorder.values.tables import CANCELLED, HALTED, NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE
 
 INFO = ProviderInfo(name="iex", channels=("trades", "quotes", "statuses"), hosts=("iextrading.com",))
@@ -26,6 +27,10 @@ PROTOCOLS = {0x8002: "tops", 0x8003: "tops", 0x8004: "deep", 0x8005: "deep-plus"
 VERSION = 1
 SCALE = 10_000.0
 NUMBER_MAX = (1 << 62) - 1  # of a message: sums of two fit an int64
+
+# With Nasdaq's suffixes: BAC-B preferred, AAC= units, AAC+ warrants, AAC^ rights, BRK.B a class, X# when issued, …
+# The asterisk is also of a called one; alone, that of system events, it is everything.
+_SYMBOL = re.compile(r"[A-Z0-9.+^#=*%$@~!-]+")
 
 _LENGTH = struct.Struct("<H")
 _QUOTE = struct.Struct("<cBq8sIqqI")  # flags, time, symbol, bid size, bid, ask, ask size
@@ -131,7 +136,7 @@ def _decoder(scope: Scope) -> Callable[[bytes, int], None]:
                 continue
             try:
                 read(message, number, ts_recv)
-            except (struct.error, FrameError, SymbolError) as error:
+            except (struct.error, FrameError) as error:
                 scope.reject(f"message {number}: {error}", message.hex().encode(), ts_recv)
         scope.sequence(first, ts_recv, newest=max(seen, newest))
 
@@ -174,7 +179,9 @@ class _Rows:
     def of(self, symbol: bytes) -> int:
         number = self._series.get(symbol)
         if number is None:
-            name = ticker(symbol.decode("ascii", "replace"))
+            name = symbol.decode("ascii", "replace").rstrip(" ")
+            if not _SYMBOL.fullmatch(name):
+                raise FrameError(f"{symbol!r} is no symbol")
             number = self._series[symbol] = self._scope.series(name)
         return number
 

@@ -92,6 +92,28 @@ def test_the_published_answer_is_a_bar_by_its_start_in_new_york() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "bad", [b'{"1. open":"0","2. high":"1","3. low":"1","4. close":"1","5. volume":"1"}', b'{"1. open":"x"}', b"null"]
+)
+def test_one_bad_bar_is_rejected_alone(bad: bytes) -> None:
+    talk = Talk(timeframe="5m")
+    body = IBM.replace(b'"2026-01-05 19:55:00":{', b'"2026-01-05 19:50:00":' + bad + b',"2026-01-05 19:55:00":{', 1)
+    talk.rows.poll("bars IBM 5m", body, NOON)
+    assert [bar["ts_event"] for bar in talk.bars()] == [1767660900 * SECOND]
+    assert len(talk.rows.rows("rejected")) == 1
+
+
+def test_one_bad_contract_is_rejected_alone() -> None:
+    talk = Talk(channels=("options",))
+    legs = ",".join(
+        f'{{"contractID":"IBM260116C00{strike}000","date":"2026-01-05","bid":"146.00","open_interest":"{interest}"}}'
+        for strike, interest in ((150, "7"), (155, "-1"), (160, "none"), (165, "9"))
+    )
+    talk.rows.poll("options IBM", f'{{"endpoint":"Historical Options","data":[{legs}]}}'.encode(), NOON)
+    assert [(row["strike"], row["open_interest"]) for row in talk.rows.rows("options_chain")] == [(150, 7), (165, 9)]
+    assert len(talk.rows.rows("rejected")) == 2
+
+
 def test_the_published_quote_is_the_day_so_far() -> None:
     talk = Talk(today="yes")
     talk.rows.poll("today AZN.LON", AZN, NOON)

@@ -73,6 +73,12 @@ def test_the_documented_execution_of_an_order_is_a_trade() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["AAC=", "BAC-B", "GDP+", "ABC^", "BRK.B", "XYZ#", "XYZ$", "A*", "ZVZZT", "TEST~"])
+def test_symbols_keep_the_suffixes_of_units_warrants_rights_and_classes(name: str) -> None:
+    feed = decoded(of(trade(symbol=f"{name:8}".encode())))
+    assert [row["symbol"] for row in feed.rows("trades")] == [name]
+
+
 def test_the_documented_halt() -> None:
     [row] = decoded(of(STATUS)).rows("statuses")
     assert row == {

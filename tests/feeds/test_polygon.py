@@ -191,6 +191,12 @@ def test_the_unit_of_a_time_is_told_by_its_size(ns: int) -> None:
     assert unix_ns(ns // 10**6) == ns // 10**6 * 10**6
 
 
+@pytest.mark.parametrize("name", ["BACpB", "BACPB", "BRK.A", "AAPLw", "NTEST.Q"])
+def test_a_preferred_share_is_not_the_stock_of_the_same_letters(name: str) -> None:
+    [row] = rows(TRADE.replace(b"NVDA", name.encode()), "trades")
+    assert row["symbol"] == name
+
+
 @pytest.mark.parametrize("t", ["1601316752683746", "1601316752683746000"])
 def test_price_bands_are_statuses_in_either_unit_seen(t: str) -> None:
     text = f'{{"ev":"LULD","T":"MSFT","h":218.96,"l":198.11,"i":[21],"z":3,"t":{t},"q":290317}}'
@@ -291,7 +297,8 @@ def test_settings_and_symbols_are_those_of_the_cluster() -> None:
 
 @pytest.mark.parametrize(
     ("cluster", "written", "name"),
-    [("stocks", " brk.b", "BRK.B"), ("options", "AAPL251219C00150000", "O:AAPL251219C00150000"),
+    [("stocks", " brk.b", "BRK.B"), ("stocks", "BACpB", "BACpB"), ("stocks", "Aapl", "AAPL"),
+     ("options", "AAPL251219C00150000", "O:AAPL251219C00150000"),
      ("options", OPTION, "O:AAPL251219C00150000"), ("options", "O:TSLA1251219P00007500", "O:TSLA1251219P00007500"),
      ("crypto", "btc/usd", "BTC-USD"), ("crypto", "X:ETH-USD", "ETH-USD")],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import csv
 import gzip
 import json
@@ -100,6 +101,27 @@ def test_bars_that_have_ended_are_stored_without_the_last_price_and_without_null
     talk.ask()
     again = [bar["ts_event"] // SECOND for bar in talk.rows.rows("bars")]
     assert again == [at for at in range(expected[-1], newest + 2 * seconds, seconds) if at // seconds % 17]
+
+
+def test_a_bar_of_zeros_and_a_contract_that_cannot_be_read_are_rejected_alone() -> None:
+    talk = Talk("bars")
+    talk.ask()
+    good = len(talk.rows.rows("bars"))
+    body = talk.respond(talk.asked[0]).body
+    broken = re.sub(rb'"open":\[[^,]+,', b'"open":[0,', body, count=1)
+    assert broken != body
+    fresh = Recorded("yahoo", ("AAPL",), channels=("bars",), api="rest").poll("chart AAPL 1d", broken, NOON)
+    assert (len(fresh.rows("bars")), len(fresh.rows("rejected"))) == (good - 1, 1)
+
+    chain = (
+        b'{"optionChain":{"result":[{"underlyingSymbol":"AAPL","expirationDates":[1726790400],"quote":{},"options":['
+        b'{"expirationDate":1726790400,"calls":[{"contractSymbol":"AAPL240920C00220000","lastPrice":1.5,"bid":null},'
+        b'{"contractSymbol":"AAPL240920C00230000","lastPrice":0.5}],"puts":[{"contractSymbol":"AAPL240920P00220000"}]}'
+        b']}],"error":null}}'
+    )
+    feed = Recorded("yahoo", ("AAPL",), channels=("options",), api="rest").poll("options AAPL", chain, NOON)
+    assert [(row["strike"], row["option_type"]) for row in feed.rows("options_chain")] == [(230, "call"), (220, "put")]
+    assert len(feed.rows("rejected")) == 1
 
 
 def test_todays_bar_is_stored_once_its_session_has_ended() -> None:
@@ -313,6 +335,11 @@ def test_the_published_message_is_what_it_is_said_to_be() -> None:
     (trade,) = Recorded("yahoo", ("AAPL",)).decode(message(PUBLISHED)).rows("trades")
     assert (trade["ts_event"], trade["price"], trade["size"]) == (1_700_000_000 * SECOND, 150.1, 0.0)
     assert (trade["trade_id"], trade["exchange"], trade["flags"]) == (123, "NMS", NOT_VOLUME_ELIGIBLE)
+
+
+def test_the_message_alone_is_enough_as_the_reference_client_reads_no_more() -> None:
+    rows = Recorded("yahoo", ("AAPL",)).decode(b'{"message":"' + PUBLISHED + b'","more":1}').rows("trades")
+    assert [row["trade_id"] for row in rows] == [123]
 
 
 def test_a_message_with_bid_and_offer_is_a_quote_too() -> None:

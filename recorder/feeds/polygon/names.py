@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from recorder.values.errors import FrameError, SymbolError
 from recorder.values.occ import parse
 from recorder.values.symbols import canonical_pair, ticker
 
 EVERY = "*"  # all symbols of a topic
+# Of stocks small letters mean something: BACpB is preferred, others are rights (r) or when-issued (w).
+_MIXED = re.compile(r"[A-Z]+(?:[prw]+[A-Z.]*)+")
 
 
 def name_of(cluster: str, symbol: str) -> str:
@@ -16,7 +20,7 @@ def name_of(cluster: str, symbol: str) -> str:
         return EVERY
     if cluster == "options":
         return "O:" + parse(text).compact
-    return canonical_pair(text.removeprefix("X:")) if cluster == "crypto" else ticker(text)
+    return canonical_pair(text.removeprefix("X:")) if cluster == "crypto" else _stock(symbol)
 
 
 def canonical(cluster: str, name: str) -> str:
@@ -25,7 +29,12 @@ def canonical(cluster: str, name: str) -> str:
         return name
     if cluster == "options":
         return parse(name).symbol
-    return canonical_pair(name) if cluster == "crypto" else ticker(name)
+    return canonical_pair(name) if cluster == "crypto" else _stock(name)
+
+
+def _stock(text: str) -> str:
+    name = text.strip()
+    return name if _MIXED.fullmatch(name) else ticker(name)
 
 
 def received(cluster: str, name: str) -> str:

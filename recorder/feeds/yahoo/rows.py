@@ -13,7 +13,7 @@ from recorder.feeds.yahoo.names import TIMEFRAMES, canonical
 from recorder.values import occ
 from recorder.values.errors import FrameError, SymbolError
 from recorder.values.feed import SECOND
-from recorder.values.messages import INF, NAN, TS_AHEAD_MAX, TS_EVENT_MIN, UNREADABLE, misfit
+from recorder.values.messages import INF, NAN, TS_AHEAD_MAX, TS_EVENT_MIN, UNREADABLE, element_reader, fitting, misfit
 from recorder.values.schema import LONG_NULL, TEXT_NULL
 from recorder.values.tables import SPLIT_ADJUSTED
 
@@ -78,8 +78,8 @@ class Contract(msgspec.Struct, frozen=True, gc=False):
 
 class Expiration(msgspec.Struct, frozen=True, gc=False):
     expirationDate: int
-    calls: list[Contract] = []
-    puts: list[Contract] = []
+    calls: msgspec.Raw = msgspec.Raw(b"[]")  # of Contract
+    puts: msgspec.Raw = msgspec.Raw(b"[]")
 
 
 class Underlying(msgspec.Struct, frozen=True, gc=False):
@@ -160,6 +160,10 @@ def decoder(scope: Scope) -> Callable[[str, bytes, int], None]:
     """decode(key, body, ts_recv). Raises FrameError."""
     newest = scope.kept("newest")  # "name timeframe" → the start of the last bar stored
     snapshots = scope.kept("snapshots")  # name → the time of the chain's first answer
+    read_contract = element_reader(Contract)
+
+    def refuse(ts_recv: int) -> Callable[[str, bytes], None]:
+        return lambda why, part: scope.reject(why, part, ts_recv)
 
     def chart(name: str, timeframe: str, body: bytes, ts_recv: int) -> None:
         result, place = chart_of(body, name, timeframe), f"{name} {timeframe}"
@@ -172,8 +176,10 @@ def decoder(scope: Scope) -> Callable[[str, bytes, int], None]:
                 continue  # stored already; the last one is once more: its volume may have been corrected
             fits = all(0.0 < price < INF for price in four) and 0.0 <= volume < INF and ts_event >= TS_EVENT_MIN
             if not fits:
-                named = dict(zip(("open", "high", "low", "close"), four, strict=True))
-                raise FrameError(misfit("bar", ts_event, ts_recv, **named, volume=volume))
+                named = dict(zip(("open", "high", "low", "close"), four, strict=True)) | {"volume": volume}
+                reason = misfit("bar", ts_event, ts_recv, **named)  # zeros among good bars are a fault of Yahoo's
+                scope.reject(reason, msgspec.json.encode({"timestamp": start} | named), ts_recv)
+                continue
             scope.bars.append(ts_event, ts_recv, series, text, *four, volume, NAN, LONG_NULL, SPLIT_ADJUSTED)
             latest = max(latest, ts_event)
         newest[place] = latest
@@ -189,7 +195,8 @@ def decoder(scope: Scope) -> Callable[[str, bytes, int], None]:
         if not TS_EVENT_MIN <= snapshot <= ts_recv + TS_AHEAD_MAX:
             raise FrameError(misfit("chain", snapshot, ts_recv))
         underlying, price = scope.text(canonical(name)), plain(chain.quote.regularMarketPrice)
-        for contract in (c for expiration in chain.options for c in (*expiration.calls, *expiration.puts)):
+        sides = (side for expiration in chain.options for side in (expiration.calls, expiration.puts))
+        for contract in (contract for side in sides for contract in fitting(side, read_contract, refuse(ts_recv))):
             try:
                 known = occ.parse(contract.contractSymbol)
             except SymbolError as error:

@@ -46,9 +46,10 @@ MILLISECOND = 1_000_000
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """{"type":"pricing","message":"CgRBQVBMFZoZFkMYgKCr/vliKgNOTVMwCDgBSPYB"}"""
+    """{"type":"pricing","message":"CgRBQVBMFZoZFkMYgKCr/vliKgNOTVMwCDgBSPYB"}; the reference client reads the message
+    alone."""
 
-    type: str
+    type: str = "pricing"
     message: str = ""
 
 
