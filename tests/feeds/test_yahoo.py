@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-import re
 import csv
 import gzip
 import json
+import re
 import struct
 from collections.abc import Mapping
 from datetime import UTC, datetime
