@@ -113,7 +113,8 @@ class Leg(msgspec.Struct, frozen=True, gc=False):
 
 
 _QUOTE = msgspec.json.Decoder(Quote, strict=False)
-_read_bar, _read_leg = (msgspec.json.Decoder(type_, strict=False).decode for type_ in (Bar, Leg))
+_read_bar = msgspec.json.Decoder(Bar, strict=False).decode
+_read_leg = msgspec.json.Decoder(Leg, strict=False).decode
 _META = msgspec.json.Decoder(dict[str, str])
 
 
