@@ -84,7 +84,7 @@ class Session:
             commands.append(Reconnect(f"mute: no message {seconds}" if mute else f"not subscribed {seconds}"))
         if self.endpoint.app_ping is not None and now >= self._app_ping_due:
             self._app_ping_due = now + self.endpoint.app_ping_ns
-            commands.append(Send(self.endpoint.app_ping))
+            commands.append(Send(self.endpoint.app_ping.decode()))  # a text frame, as all their messages
         if self._capability.life_ns and not self._old and now - self._opened > self._capability.life_ns:
             commands.append(Renew("the provider cuts connections of this age"))
         return self._note(commands, now)
@@ -108,6 +108,7 @@ class Session:
 
     def _note(self, commands: list[Command], now: int) -> list[Command]:
         if not self._capability.overlap:
+            self._old = self._old or any(isinstance(c, Renew) for c in commands)
             commands = [Reconnect(c.reason) if isinstance(c, Renew) else c for c in commands]
         for command in commands:
             match command:

@@ -87,7 +87,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     ready_timeout_ns: int = 15 * SECOND  # from open to Ready: authentication and subscription
     silence_ns: int = 60 * SECOND  # no bytes at all for this long: the connection is dead
     ping_ns: int = 20 * SECOND  # WebSocket ping of ours; 0: never
-    app_ping: bytes | None = None  # a provider's own ping message, sent every app_ping_ns
+    app_ping: bytes | None = None  # a provider's own ping message, sent as text every app_ping_ns
     app_ping_ns: int = 0
     compression: bool = False
     fix: FixLogon | None = None  # of a FIX session: who logs on

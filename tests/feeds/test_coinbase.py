@@ -374,8 +374,10 @@ def test_errors_are_told_apart() -> None:
     assert limited.hold_ns == RATE_HOLD_NS
     [fatal] = feed.on_control(b'{"type":"error","message":"Authentication required"}')
     assert isinstance(fatal, Fatal)
-    [other] = feed.on_control(b'{"type":"error","message":"something else"}')
+    other, again = feed.on_control(b'{"type":"error","message":"something else"}')  # all that was sent is answered
     assert isinstance(other, Notice)
+    assert isinstance(again, Reconnect)
+    assert "something else" in again.reason
 
 
 def test_advanced_is_ready_when_a_usdc_product_is_acknowledged_under_the_shared_name() -> None:

@@ -304,7 +304,7 @@ class Bitstamp:
         commands: list[Command] = [Notice("error.received", {"reason": words})]
         if isinstance(name, str) and self._wanted.get(name) is False:
             del self._wanted[name]
-            commands = [Notice("symbol.refused", {"channel": name[:60], "reason": words})]
+            commands = [Notice("symbol.refused", {**self._named(name), "reason": words})]
         if not self._pending:
             return commands
         self._pending -= 1
@@ -323,8 +323,13 @@ class Bitstamp:
         self._ready = True
         reason = "subscribed, but not acknowledged"
         missing = [name for name, acknowledged in self._wanted.items() if not acknowledged]
-        notices = [Notice("symbol.unacknowledged", {"channel": name, "reason": reason}) for name in missing]
+        notices = [Notice("symbol.unacknowledged", {**self._named(name), "reason": reason}) for name in missing]
         return [Ready(tuple(dict.fromkeys(known))), *notices]
+
+    def _named(self, name: str) -> dict[str, str]:
+        """Of a channel that was asked for, as Bitstamp names it: which symbol and channel of ours."""
+        ours = next(channel for channel, prefix in CHANNELS.items() if name.startswith(prefix))
+        return {"symbol": self.canonical(name.removeprefix(CHANNELS[ours])), "channel": ours}
 
 
 def _asking(action: str, name: str) -> Send:

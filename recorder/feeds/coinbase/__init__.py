@@ -59,7 +59,7 @@ DATA_MARKS = {
     ),
 }
 SYMBOLS_PER_CONNECTION_MAX = 100  # no documented limit; so many share one socket's fate and one core's decoding
-SUBSCRIBE_ITEMS_MAX = 50  # products in one message: an error costs at most these a second try
+SUBSCRIBE_ITEMS_MAX = 50  # products in one message: an error costs at most these another try
 CONNECTIONS_MAX = 8  # what one address may open in a second
 RATE_HOLD_NS = 30 * SECOND  # after "rate limit": longer than any window the documentation names
 SILENCE_NS = 15 * SECOND  # heartbeats come every second: fifteen missed are no coincidence
@@ -68,7 +68,8 @@ PRODUCT_CHARS_MAX = 40  # the longest names are those of dated futures, about 20
 _PRODUCT = re.compile(r"[A-Z0-9.]+(-[A-Z0-9.]+){1,3}")
 _PRODUCT_IN_TEXT = re.compile(r"[A-Z0-9.]+(?:-[A-Z0-9.]+){1,3}", re.IGNORECASE)
 _KEEPS_USDC = ("USDT-USDC", "EURC-USDC")  # the products of Advanced Trade with a book of their own in USDC
-_RATE = ("rate limit", "too many", "slow down")
+_RATE = ("rate limit", "too many", "slow down", "errslowread")  # the last: we send too much
+_SLOW = "errslowconsume"  # we read too slowly. https://docs.cdp.coinbase.com/exchange/websocket-feed/errors
 _FATAL = ("authentication", "unauthorized", "permission", "not allowed", "forbidden")
 
 
@@ -101,6 +102,8 @@ class Coinbase:
         self._pending = 0  # messages without an answer
         self._ready = False
         self._refused: set[str] = set()
+        self._unnamed = ""  # words of an error that named no product, since the last try
+        self._share = SUBSCRIBE_ITEMS_MAX  # products in a message of that try
 
     def _usdc(self) -> dict[str, str]:
         """What comes as X-USD and was asked for as X-USDC: Advanced Trade answers with the book both share."""
@@ -171,6 +174,7 @@ class Coinbase:
     def on_open(self) -> list[Command]:
         self._wanted, self._requested = self._keys(self.products), set()
         self._pending, self._ready, self._refused = 0, False, set()
+        self._unnamed, self._share = "", SUBSCRIBE_ITEMS_MAX
         commands: list[Command] = []
         both = sorted(p for p in self.products if p.endswith("-USDC") and p[:-1] in self.products)
         if self.api == "advanced" and both:
@@ -186,8 +190,10 @@ class Coinbase:
         some = list(products)
         return {(name, product): False for name in names for product in some}
 
-    def _subscribe(self, keys: Iterable[tuple[str, str]], action: str = "subscribe") -> list[Command]:
-        """Ask for these (channel, product), or for their end."""
+    def _subscribe(
+        self, keys: Iterable[tuple[str, str]], action: str = "subscribe", most: int = SUBSCRIBE_ITEMS_MAX
+    ) -> list[Command]:
+        """Ask for these (channel, product), or for their end, ``most`` products in a message."""
         every = list(keys)
         if action == "subscribe":
             self._requested |= set(every)
@@ -196,11 +202,11 @@ class Coinbase:
             return [
                 self._send(some, name, action=action)
                 for name in names
-                for some in chunks((p for n, p in every if n == name), SUBSCRIBE_ITEMS_MAX)
+                for some in chunks((p for n, p in every if n == name), most)
             ]
         return [
             self._send(some, *names, "heartbeat", action=action)
-            for some in chunks(dict.fromkeys(product for _, product in every), SUBSCRIBE_ITEMS_MAX)
+            for some in chunks(dict.fromkeys(product for _, product in every), most)
         ]
 
     def _send(self, products: list[str] | None, *names: str, action: str = "subscribe") -> Send:
@@ -265,16 +271,26 @@ class Coinbase:
         return self._settled()
 
     def _settled(self) -> list[Command]:
-        """Ready once all is acknowledged, or everything sent is answered: what is missing then will not come."""
+        """Ready once all is acknowledged, or everything sent is answered: what is missing then will not come.
+
+        Where an error did not say what it is about, what is missing is asked for again in ever smaller messages.
+        """
         missing = [key for key, known in self._wanted.items() if not known]
         if self._ready or (missing and self._pending):
             return []
+        open_ = len({product for _, product in missing})
+        if self._unnamed and self._share > 1 and open_ > 1:
+            self._unnamed, self._share = "", min(self._share, open_) // 2
+            return self._subscribe(missing, most=self._share)
         symbols = tuple(dict.fromkeys(product for (_, product), known in self._wanted.items() if known))
         if not symbols and self.products:
+            if self._unnamed:
+                return [Reconnect(f"Coinbase refused everything asked for: {self._unnamed}", RATE_HOLD_NS)]
             return []  # nothing is acknowledged: the time-out for readiness decides
         self._ready = True
-        reason = "subscribed, but not acknowledged"
-        notices = [Notice("symbol.unacknowledged", {"symbol": p, "channel": n, "reason": reason}) for n, p in missing]
+        event = "symbol.refused" if self._unnamed else "symbol.unacknowledged"
+        reason = self._unnamed or "subscribed, but not acknowledged"
+        notices = [Notice(event, {"symbol": p, "channel": n, "reason": reason}) for n, p in missing]
         return [Ready(symbols), *notices]
 
     def _on_error(self, message: dict[str, object]) -> list[Command]:
@@ -283,6 +299,8 @@ class Coinbase:
         text = words.lower()
         if any(part in text for part in _RATE):
             return [Reconnect(f"Coinbase: {words}", RATE_HOLD_NS)]
+        if _SLOW in text:  # nothing comes behind it but the end
+            return [Notice("reader.slow", {"message": words}), Reconnect(f"Coinbase: {words}")]
         named = {name.upper() for name in _PRODUCT_IN_TEXT.findall(words)}
         self._pending = max(0, self._pending - 1)
         if named & self._refused:
@@ -292,7 +310,8 @@ class Coinbase:
             return self._without(bad, words)
         if any(part in text for part in _FATAL):
             return [Fatal(f"Coinbase: {words}")]
-        return [Notice("error.received", {"reason": words}), *self._settled()]
+        first, self._unnamed = self._share == SUBSCRIBE_ITEMS_MAX, words
+        return [*([Notice("error.received", {"reason": words})] if first else []), *self._settled()]
 
     def _without(self, bad: list[str], words: str) -> list[Command]:
         """One wrong product fails a whole message: say which, and ask again for the rest, each time fewer."""

@@ -59,6 +59,10 @@ CONNECTIONS_MAX = 16  # half of what one address may have open, requests over HT
 CONNECTS_PER_MINUTE_MAX = 30.0  # not documented
 RATE_CODE = 10028  # too_many_requests: the session is closed
 RATE_HOLD_NS = 10 * SECOND  # twice the time in which all credits come back
+# Of Deribit as a whole, and soon over: retry, settlement_in_progress, matching_engine_queue_full,
+# too_many_concurrent_requests, system_maintenance, internal_server_error, temporarily_unavailable, timed_out.
+# https://docs.deribit.com/articles/errors
+PASSING_CODES = (10040, 10041, 10047, 10066, 11051, 11094, 13028, 13888)
 HEARTBEAT_S = 10  # the shortest that public/set_heartbeat takes
 SILENCE_NS = 35 * SECOND  # three heartbeats and a half
 HEARTBEAT_ID, TEST_ID, FIRST_ID = 1, 2, 10  # ids of requests; subscriptions count on from the last
@@ -207,9 +211,15 @@ class Deribit:
         words = f"{str(said)[:300]} ({str(code)[:20]})"
         if code == RATE_CODE:
             return [Reconnect(f"Deribit: {words}", RATE_HOLD_NS)]
+        if code in PASSING_CODES and asked is not None:
+            return [Reconnect(f"Deribit: {words}")]
         if asked is None:
             return [Notice("error.received", {"reason": words})]
-        return self._without([name for name in asked if name in self._wanted], words)
+        names = [name for name in asked if name in self._wanted]
+        if len(names) > 1:  # the error speaks for the whole request: which of them, by halves
+            half = len(names) // 2
+            return [*self._subscribe(names[:half]), *self._subscribe(names[half:])]
+        return self._without(names, words)
 
     def _without(self, refused: list[str], words: str) -> list[Command]:
         keys = self._names(self.instruments)

@@ -243,7 +243,7 @@ class Kraken:
             if (name, symbol) in self._wanted:
                 self._wanted[name, symbol] = True  # type: ignore[index]
             return self._settled()
-        if any(part in str(error).lower() for part in RATE) or symbol is None:
+        if symbol is None or any(part in str(error).lower() for part in (*RATE, *BUSY)):  # not of this pair alone
             return self._on_error(str(error)[:300])
         # An error names the pair but not always the channel: then it is the pair that Kraken does not know.
         gone = [key for key, known in self._wanted.items() if key[1] == symbol and name in (None, key[0]) and not known]

@@ -84,6 +84,7 @@ class Okx:
         self.names = _names(spec.symbols)
         self._wanted: dict[tuple[str, str], bool] = {}  # (OKX's channel, instrument) → acknowledged
         self._requested: set[tuple[str, str]] = set()
+        self._asked: dict[str, list[tuple[str, str]]] = {}  # id of a request to subscribe → what, until it is refused
         self._ready = False
         self._number = 0  # of the last request
 
@@ -152,21 +153,23 @@ class Okx:
         return TEMPLATES
 
     def on_open(self) -> list[Command]:
-        self._wanted, self._requested = {}, set()
+        self._wanted, self._requested, self._asked = {}, set(), {}
         self._ready, self._number = False, 0
         return self._ask("subscribe", self._pairs(self.names)) or [Ready()]
 
     def _pairs(self, names: Collection[str]) -> list[tuple[str, str]]:
         return [(kind, name) for kind in self._kinds.values() for name in names]
 
-    def _ask(self, op: str, pairs: list[tuple[str, str]]) -> list[Command]:
-        """Subscribe to or unsubscribe from these."""
+    def _ask(self, op: str, pairs: list[tuple[str, str]], most: int = SUBSCRIBE_ITEMS_MAX) -> list[Command]:
+        """Subscribe to or unsubscribe from these, ``most`` in a message."""
         if op == "subscribe":
             self._wanted |= dict.fromkeys(pairs, False)
             self._requested.update(pairs)
         commands: list[Command] = []
-        for part in chunks(pairs, SUBSCRIBE_ITEMS_MAX):
+        for part in chunks(pairs, most):
             self._number += 1
+            if op == "subscribe":
+                self._asked[str(self._number)] = part
             args = [{"channel": kind, "instId": name} for kind, name in part]
             request = {"id": str(self._number), "op": op, "args": args}
             commands.append(Send(msgspec.json.encode(request).decode()))
@@ -216,14 +219,19 @@ class Okx:
             return [Notice("notice.received", {"code": code, "message": words})]
         if event == "channel-conn-count-error":
             return [Reconnect(f"OKX: too many connections ask for {str(message.get('channel'))[:60]}", BUSY_HOLD_NS)]
-        return self._on_error(code, words) if event == "error" else []
+        return self._on_error(code, words, str(message.get("id"))) if event == "error" else []
 
-    def _on_error(self, code: str, words: str) -> list[Command]:
+    def _on_error(self, code: str, words: str, number: str) -> list[Command]:
         """Of one subscription where its words name it (each is answered by itself: unverified), else of a request."""
         if code in RATE:
             return [Reconnect(f"OKX: {code} {words}", BUSY_HOLD_NS)]
         named = _NAMED.search(words)
         pair = (named[1], named[2]) if named else None
+        if pair is None:
+            open_ = [each for each in self._asked.pop(number, ()) if self._wanted.get(each) is False]
+            if len(open_) > 1:  # which of them, one by one; whatever else is said of this request says no more
+                return self._ask("subscribe", open_, most=1)
+            pair = open_[0] if open_ else None
         if pair is None or self._wanted.get(pair, True):
             return [Notice("error.received", {"code": code, "reason": words})]
         del self._wanted[pair]
@@ -234,7 +242,10 @@ class Okx:
 
     def _settled(self) -> list[Command]:
         """Ready once, when nothing asked for is without an answer."""
-        if self._ready or not all(self._wanted.values()):
+        if not all(self._wanted.values()):
+            return []
+        self._asked.clear()
+        if self._ready:
             return []
         self._ready = True
         return [Ready(tuple(dict.fromkeys(okx_canonical(name) for _, name in self._wanted)))]

@@ -41,7 +41,9 @@ class Alpaca(Conversation):
     """One connection.
 
     rules  ``keys`` {key: secret}, without it any key will do; ``connections_max`` (1); ``symbols_max`` (no limit);
-           ``not_in_plan``, feeds such as "sip" that answer 409; ``items_max``, messages in one frame at most (50)
+           ``not_in_plan``, feeds such as "sip" that answer 409; ``items_max``, messages in one frame at most (50);
+           ``let_in``, whether the upgrade authenticates already, as with keys in its headers
+    Errors are the numbers of ERRORS.
     """
 
     def __init__(self, venue: Venue, path: str, headers: Mapping[str, str]) -> None:
@@ -56,6 +58,8 @@ class Alpaca(Conversation):
     def opened(self) -> list[Reply]:
         replies: list[Reply] = [self._pack([{"T": "success", "msg": "connected"}])]
         key, secret = self.headers.get("APCA-API-KEY-ID"), self.headers.get("APCA-API-SECRET-KEY")
+        if self.venue.rules.get("let_in"):
+            key, secret = "let", "in"
         if key is not None:
             replies += self._auth(key, secret)
         return replies
@@ -67,12 +71,16 @@ class Alpaca(Conversation):
 
     def second(self) -> list[Reply]:
         if not self._authenticated and self.venue.now() - self.opened_ns > AUTH_TIMEOUT_NS:
-            return [self._error(404), Close(1000, "auth timeout")]
+            return self.said("404")
         return []
 
+    def said(self, what: str) -> list[Reply]:
+        """An error that nothing was asked for; who has not authenticated in time is sent away."""
+        return [self._error(int(what)), *([Close(1000, "auth timeout")] if what == "404" else [])]
+
     def received(self, message: str | bytes) -> list[Reply]:
-        if self.forced:
-            return [self._error(self.forced.pop(0))]
+        if due := self.error_due():
+            return self.said(str(due))
         decode: Any = msgspec.msgpack.decode if isinstance(message, bytes) else msgspec.json.decode
         try:
             request = decode(message)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import json
 from collections.abc import Mapping
+from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -43,6 +44,12 @@ _BOOK_TICKER = {
 }
 
 
+WORDS = {  # of errors. https://github.com/binance/binance-spot-api-docs, web-socket-streams.md
+    2: "Invalid request: too many parameters",
+    3: "Invalid JSON: expected value at line 1 column 1",
+}
+
+
 class _Envelope(msgspec.Struct):
     stream: str = ""
 
@@ -51,7 +58,16 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 class Binance(Conversation):
-    """rules: none. A stream of a symbol that does not trade is acknowledged and stays silent, as in life."""
+    """rules: none. A stream of a symbol that does not trade is acknowledged and stays silent, as in life.
+
+    Errors are the numbers of WORDS.
+    """
+
+    notices: ClassVar[Mapping[str, tuple[Reply, ...]]] = {
+        "serverShutdown": ('{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1770123456789}}',),
+        "Too many requests": (Close(1008, "Too many requests"),),
+        "Pong timeout": (Close(1008, "Pong timeout"),),  # its words are unverified
+    }
 
     def __init__(self, venue: Venue, path: str, headers: Mapping[str, str]) -> None:
         super().__init__(venue, path, headers)
@@ -75,7 +91,7 @@ class Binance(Conversation):
         now = self.venue.now()
         self._recent.append(now)
         if sum(now - ts < 1_000_000_000 for ts in self._recent) > MESSAGES_PER_SECOND_MAX[self.venue.key]:
-            return [Close(1008, "Too many requests")]
+            return self.said("Too many requests")
         try:
             request = json.loads(message)
             method, number = request["method"], request.get("id")
@@ -84,6 +100,8 @@ class Binance(Conversation):
             return [_error(3, "Invalid JSON: expected value at line 1 column 1", None)]
         if number is not None and not isinstance(number, (int, str)):
             return [_error(2, "Invalid request: request ID must be an unsigned integer or a string", None)]
+        if due := int(self.error_due()):
+            return [_error(due, WORDS[due], number)]
         if method == "LIST_SUBSCRIPTIONS":
             return [json.dumps({"result": list(self.streams), "id": number}, separators=(",", ":"))]
         if method not in ("SUBSCRIBE", "UNSUBSCRIBE"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
 
@@ -31,7 +33,11 @@ SPANS_S = {"minute": 60, "hour": 3600, "day": 86_400}
 
 
 class Bitstamp(Conversation):
-    """rules: none. ``forced`` codes are answered as errors to the next subscriptions."""
+    """rules: none. Errors are words; a number is the code of a rate limit."""
+
+    notices: ClassVar[Mapping[str, tuple[Reply, ...]]] = {
+        "bts:request_reconnect": ('{"event":"bts:request_reconnect","channel":"","data":""}',)
+    }
 
     def received(self, message: str | bytes) -> list[Reply]:
         try:
@@ -45,8 +51,9 @@ class Bitstamp(Conversation):
         if event not in ("bts:subscribe", "bts:unsubscribe"):
             return [_said("bts:error", "", {"code": None, "message": "Bad subscription string."})]
         found = _CHANNEL.fullmatch(name) if isinstance(name, str) else None
-        if self.forced:
-            return [_said("bts:error", name, {"code": self.forced.pop(0), "message": "Rate limit exceeded."})]
+        if due := self.error_due():
+            code, words = (due, "Rate limit exceeded.") if isinstance(due, int) else (None, due)
+            return [_said("bts:error", name, {"code": code, "message": words})]
         if found is None or not self.known(found[2]):
             return [_said("bts:error", name, {"code": None, "message": "Bad subscription string."})]
         channel = _CHANNELS.get(found[1], found[1])

@@ -35,7 +35,7 @@ _BOOK = (
 
 
 class Bybit(Conversation):
-    """rules: ``idle_s``, how long a connection may go without a ping (default 600)."""
+    """rules: ``idle_s``, how long a connection may go without a ping (default 600). Errors are words of ret_msg."""
 
     def __init__(self, venue: Venue, path: str, headers: Mapping[str, str]) -> None:
         super().__init__(venue, path, headers)
@@ -53,6 +53,8 @@ class Bybit(Conversation):
         number = {"req_id": request["req_id"]} if "req_id" in request else {}
         if op == "ping":
             return [_answer(True, "pong", number, op)]
+        if due := self.error_due():
+            return [_answer(False, str(due), number, op)]
         if op not in ("subscribe", "unsubscribe"):
             return [_answer(False, f"error:op {op} not found", number, op)]
         refused = self._refused(op, args)

@@ -46,10 +46,19 @@ class _Key(msgspec.Struct):
 _decode_key = msgspec.json.Decoder(_Key).decode
 
 
+# Behind each the client is disconnected; whether the words are the message or its reason is unverified.
+# https://docs.cdp.coinbase.com/exchange/websocket-feed/errors
+NOTICES: dict[str, tuple[Reply, ...]] = {
+    words: (f'{{"type":"error","message":"{words}"}}', Close(code, words))
+    for words, code in (("ErrSlowConsume", 1000), ("ErrSlowRead", 1000), ("Message too big", 1009))
+}
+
+
 class Exchange(Conversation):
-    """rules: none."""
+    """rules: none. Errors are the reasons of a failure to subscribe."""
 
     needs_subscription_ns = FIVE_SECONDS_NS
+    notices = NOTICES
     match = (
         '{"type":"<type>","trade_id":<id>,"maker_order_id":"5d1f0a6c-2b34-4c0e-9d57-<hex>",'
         '"taker_order_id":"7e2a1b7d-3c45-4d1f-8e68-<hex>","side":"<side>","size":"<size>","price":"<price>",'
@@ -70,6 +79,8 @@ class Exchange(Conversation):
             return [_error("Malformed JSON", "the message is not a JSON object with a type")]
         if action not in ("subscribe", "unsubscribe"):
             return [_error("Unknown message type", f"{action} is not a valid type")]
+        if due := self.error_due():
+            return [_error("Failed to subscribe", str(due))]
         asked: list[tuple[str, list[str]]] = []
         for channel in request.get("channels", []):
             name = channel["name"] if isinstance(channel, dict) else channel
@@ -147,9 +158,10 @@ def _error(message: str, reason: str) -> str:
 
 
 class Advanced(Conversation):
-    """rules: ``items_max``, trades in one message at most (default 50)."""
+    """rules: ``items_max``, trades in one message at most (default 50). Errors are words."""
 
     needs_subscription_ns = FIVE_SECONDS_NS
+    notices = NOTICES
     head = (
         '{"channel":"<channel>","client_id":"","timestamp":"<time>","sequence_num":<sequence>,'
         '"events":[{"type":"<type>",'
@@ -170,6 +182,8 @@ class Advanced(Conversation):
             action, name, products = request["type"], request["channel"], request.get("product_ids", [])
         except (ValueError, TypeError, KeyError):
             return [self._failure("Malformed JSON, type and channel are required")]
+        if due := self.error_due():
+            return [self._failure(str(due))]
         if action not in ("subscribe", "unsubscribe") or name not in _ADVANCED_KNOWN:
             return [self._failure(f"{action} {name} is not a valid request")]
         if not all(self.known(product) for product in products):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
 
@@ -18,6 +19,7 @@ TEXT = 1
 PAGE = 1000
 CREDITS_MAX, CREDITS_PER_SECOND = 50_000, 10_000
 COST, COST_OF_SUBSCRIBING = 500, 3000
+LIMITED_CODE = 10028  # behind which the session is closed
 EVER = (1 << 62) - 1
 _SIDES = (b"sell", b"buy")  # of the taker
 _CHANNEL = re.compile(r"(trades|quote|ticker|book|chart\.trades)\.([\w-]+)(?:\.(\w+))?")
@@ -35,8 +37,22 @@ _QUOTE = (
 _HEAD = '{"jsonrpc":"2.0","method":"subscription","params":{"channel":"<channel>","data":'
 
 
+WORDS = {  # of errors, by code. https://docs.deribit.com/articles/errors
+    -32602: "Invalid params", 10028: "too_many_requests", 10040: "retry", 10041: "settlement_in_progress",
+    10047: "matching_engine_queue_full", 10066: "too_many_concurrent_requests", 11050: "bad_request",
+    11051: "system_maintenance", 11094: "internal_server_error", 13028: "temporarily_unavailable",
+    13778: "raw_subscriptions_not_available_for_unauthorized", 13888: "timed_out",
+}  # fmt: skip
+
+
 class Deribit(Conversation):
-    """rules: ``credits``, in the pool at first."""
+    """rules: ``credits``, in the pool at first. Errors are the codes of WORDS."""
+
+    notices: ClassVar[Mapping[str, tuple[Reply, ...]]] = {
+        "test_request": ('{"jsonrpc":"2.0","method":"heartbeat","params":{"type":"test_request"}}',),
+        "heartbeat": ('{"jsonrpc":"2.0","method":"heartbeat","params":{"type":"heartbeat"}}',),
+        "unanswered": (Close(1000, "no answer to a test request"),),
+    }
 
     def __init__(self, venue: Venue, path: str, headers: Mapping[str, str]) -> None:
         super().__init__(venue, path, headers)
@@ -53,10 +69,9 @@ class Deribit(Conversation):
             channels = params.get("channels", [])
         except (ValueError, TypeError, KeyError, AttributeError):
             return [_failed(None, -32700, "Parse error")]
-        if not self._paid(COST_OF_SUBSCRIBING if method.endswith("subscribe") else COST):
-            return [_failed(number, 10028, "too_many_requests"), Close(1000, "too_many_requests")]
-        if self.forced:
-            return [_failed(number, self.forced.pop(0), "failed on command")]
+        paid = self._paid(COST_OF_SUBSCRIBING if method.endswith("subscribe") else COST)
+        if due := int(self.error_due()) if paid else LIMITED_CODE:
+            return [_failed(number, due, WORDS[due]), *([Close(1000, WORDS[due])] if due == LIMITED_CODE else [])]
         if method == "public/set_heartbeat":
             if not isinstance(params.get("interval"), int) or params["interval"] < 10:
                 return [_failed(number, -32602, "Invalid params")]
@@ -69,7 +84,7 @@ class Deribit(Conversation):
             return [_failed(number, -32601, "Method not found")]
         found = {name: _CHANNEL.fullmatch(name) for name in channels if isinstance(name, str)}
         if any(match and match[3] == "raw" for match in found.values()):
-            return [_failed(number, 13778, "raw_subscriptions_not_available_for_unauthorized")]
+            return [_failed(number, 13778, WORDS[13778])]
         known = {name: match for name, match in found.items() if match and self.known(match[2])}
         snapshots: list[Reply] = []
         for match in known.values():
@@ -114,9 +129,9 @@ class Deribit(Conversation):
         if self._beat < self.heartbeat_s:
             return replies
         if self._tested:
-            return [*replies, Close(1000, "no answer to a test request")]
+            return [*replies, *self.said("unanswered")]
         self._beat, self._tested = 0, True
-        return [*replies, '{"jsonrpc":"2.0","method":"heartbeat","params":{"type":"test_request"}}']
+        return [*replies, *self.said("test_request")]
 
     def program(self) -> Program:
         def template(channel: str, item: str, start: str, end: str) -> Template:

@@ -17,6 +17,7 @@ class Faults:
     drop: list[int | None] = field(default_factory=list)  # one entry a trade: of this symbol, or None: of any
     duplicate: int = 0
     reorder: int = 0
+    fail: list[int | str] = field(default_factory=list)  # errors that the next connection's requests are answered with
     withhold: list[int] = field(default_factory=list)  # one entry a connection to come: which symbol it never gets
     refuse: int = 0  # connection attempts to answer with ``status``
     status: int = 503

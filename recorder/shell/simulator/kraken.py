@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -26,14 +27,24 @@ _TICKER = (
 )
 
 
+def _status(system: str) -> str:
+    return (
+        f'{{"channel":"status","type":"update","data":[{{"version":"2.0.10","system":"{system}","api_version":"v2",'
+        '"connection_id":12393906104898154338}]}'
+    )
+
+
 class Kraken(Conversation):
-    """rules: ``items_max``, trades in one message at most (default 50)."""
+    """rules: ``items_max``, trades in one message at most (default 50). Errors are words; each is said of every symbol
+    that was asked for."""
+
+    notices: ClassVar[Mapping[str, tuple[Reply, ...]]] = {
+        **{system: (_status(system),) for system in ("online", "maintenance", "cancel_only", "post_only")},
+        "Exceeded msg rate": ('{"Error":"Exceeded msg rate"}',),
+    }
 
     def opened(self) -> list[Reply]:
-        return [
-            '{"channel":"status","type":"update","data":[{"version":"2.0.10","system":"online","api_version":"v2",'
-            '"connection_id":12393906104898154338}]}'
-        ]
+        return self.said("online")
 
     def received(self, message: str | bytes) -> list[Reply]:
         time_in = rfc3339(self.venue.now())
@@ -61,6 +72,11 @@ class Kraken(Conversation):
             ]
         if not symbols:
             return [_answer(time_in, error="Symbol(s) missing", method=method, success=False, **number)]
+        if due := self.error_due():
+            return [
+                _answer(time_in, error=str(due), method=method, success=False, symbol=symbol, **number)
+                for symbol in symbols
+            ]
         replies: list[Reply] = []
         old: list[int] = []
         snapshot = params.get("snapshot", channel != "trade")

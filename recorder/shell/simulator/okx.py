@@ -39,8 +39,33 @@ _BEST = (
 )
 
 
+WORDS = {  # of errors, by code
+    "60012": "Invalid request", "60013": "Invalid args", "60014": "Requests too frequent",
+    "64003": "Your trading fee tier doesn't meet the requirement",
+}  # fmt: skip
+NOTICES: dict[str, tuple[Reply, ...]] = {
+    "64008": (
+        json.dumps({
+            "event": "notice", "code": "64008", "connId": CONN_ID,
+            "msg": "The connection will soon be closed for a service upgrade. Please reconnect.",
+        }),
+    ),
+    "channel-conn-count-error": (
+        json.dumps(
+            {"event": "channel-conn-count-error", "channel": "trades-all", "connCount": "31", "connId": CONN_ID}
+        ),
+    ),
+    "4004": (Close(4004, "No data received in 30s"),),
+}  # fmt: skip
+
+
 class Okx(Conversation):
-    """rules: ``requests_max``, subscribe and unsubscribe messages that a connection may send (default 480)."""
+    """rules: ``requests_max``, subscribe and unsubscribe messages that a connection may send (default 480).
+
+    Errors are the codes of WORDS.
+    """
+
+    notices = NOTICES
 
     def __init__(self, venue: Venue, path: str, headers: Mapping[str, str]) -> None:
         super().__init__(venue, path, headers)
@@ -59,11 +84,13 @@ class Okx(Conversation):
             wanted = [(str(arg["channel"]), str(arg["instId"])) for arg in args]
         except (ValueError, TypeError, KeyError, AttributeError):
             return [_error("60012", f"Invalid request: {json.dumps(str(message)[:100])}")]
+        if due := str(self.error_due() or ""):
+            return [_error(due, WORDS[due], **number)]
         if op not in ("subscribe", "unsubscribe"):
             return [_error("60012", f"Invalid request: {json.dumps(op)}", **number)]
         self._requests += 1
         if self._requests > int(str(self.venue.rules.get("requests_max", REQUESTS_MAX))):
-            return [_error("60014", "Requests too frequent", **number)]
+            return [_error("60014", WORDS["60014"], **number)]
         replies: list[Reply] = []
         for channel, name in wanted:
             replies += self._one(op, channel, name, number)
@@ -72,7 +99,7 @@ class Okx(Conversation):
     def _one(self, op: str, channel: str, name: str, number: dict[str, Any]) -> list[Reply]:
         """The answer to one channel of one instrument."""
         if channel in _LOGIN:
-            return [_error("64003", "Your trading fee tier doesn't meet the requirement", **number)]
+            return [_error("64003", WORDS["64003"], **number)]
         served = _BUSINESS if self._business else _PUBLIC
         bars = self._business and channel.startswith("candle")
         if not (channel in served or bars or self.venue.playing) or not self.known(name):
@@ -109,7 +136,7 @@ class Okx(Conversation):
         """Closes a connection on which nothing was said for half a minute."""
         names = [self.venue.index[n] for some in self.wanted.values() for n in some if n in self.venue.index]
         pushed = int(self.venue.last[:, names, TS].max()) if names else 0
-        return [Close(4004, "No data received in 30s")] if self._silent(pushed) else super().second()
+        return self.said("4004") if self._silent(pushed) else super().second()
 
     def _silent(self, pushed_ns: int) -> bool:
         return self.venue.now() - max(self._heard_ns, pushed_ns) > IDLE_NS

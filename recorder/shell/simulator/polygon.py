@@ -45,13 +45,40 @@ def cluster_of(venue: Venue) -> str:
     return "options" if _CONTRACT.fullmatch(first) else "crypto" if "-" in first else "stocks"
 
 
+def _said(status: str, message: str) -> dict[str, str]:
+    return {"ev": "status", "status": status, "message": message}
+
+
+def _array(messages: list[dict[str, str]]) -> str:
+    return msgspec.json.encode(messages).decode()
+
+
+def _status(status: str, message: str) -> str:
+    return _array([_said(status, message)])
+
+
+NOTICES: dict[str, tuple[Reply, ...]] = {
+    "auth_failed": (_status("auth_failed", "authentication failed"), Close(0, "")),  # seen: no closing handshake
+    "auth_timeout": (_status("auth_timeout", "No authentication request received."), Close(1000, "")),
+    "max_connections": (
+        _status("max_connections", "Maximum number of websocket connections exceeded."), Close(1008, "max_connections")
+    ),
+    "slow_consumer": (_status("slow_consumer", "Not consuming data fast enough."), Close(1008, "")),
+    "force_disconnect": (_status("force_disconnect", "Server maintenance."), Close(1000, "")),
+    "error": (_status("error", "not authorized"),),
+}  # fmt: skip
+
+
 class Polygon(Conversation):
     """One connection.
 
     rules  ``keys`` {key: anything}, without it any key will do; ``connections_max`` (1): who comes later is sent away,
-           after everything was acknowledged; ``not_in_plan``, clusters that are refused; ``items_max``, messages in one
-           frame at most (50)
+           after everything was acknowledged; ``not_in_plan``, clusters that are refused; ``topics_not_in_plan``, which
+           are passed over in silence; ``contracts_max`` (1000); ``items_max``, messages in one frame at most (50)
+    Errors are the statuses of NOTICES; how words of an ``error`` name a subscription is unverified.
     """
+
+    notices = NOTICES
 
     def __init__(self, venue: Venue, path: str, headers: Mapping[str, str]) -> None:
         super().__init__(venue, path, headers)
@@ -69,10 +96,12 @@ class Polygon(Conversation):
 
     def second(self) -> list[Reply]:
         if not self._authenticated and self.venue.now() - self.opened_ns > AUTH_TIMEOUT_NS:
-            return [_status("auth_timeout", "No authentication request received."), Close(1000, "")]
+            return self.said("auth_timeout")
         return []
 
     def received(self, message: str | bytes) -> list[Reply]:
+        if due := self.error_due():
+            return self.said(str(due))
         try:
             request = msgspec.json.decode(message)
             action, params = request["action"], str(request["params"])
@@ -87,8 +116,7 @@ class Polygon(Conversation):
         said = [text for token in params.split(",") for text in self._one(action, token)]
         replies: list[Reply] = [_array(said)] if said else []
         if self.venue.live > int(str(self.venue.rules.get("connections_max", 1))):
-            return [*replies, _status("max_connections", "Maximum number of websocket connections exceeded."),
-                    Close(1008, "max_connections")]  # fmt: skip
+            return [*replies, *self.said("max_connections")]
         return replies
 
     def _auth(self, key: str) -> list[Reply]:
@@ -107,7 +135,7 @@ class Polygon(Conversation):
         """What is said about one token; nothing about a topic that there is not."""
         topic, _, name = token.partition(".")
         channel = TOPICS[self.cluster].get(topic)
-        if channel is None or not name:
+        if channel is None or not name or topic in str(self.venue.rules.get("topics_not_in_plan", "")).split():
             return []
         if action == "unsubscribe":
             self.remove(channel, [name])
@@ -115,8 +143,9 @@ class Polygon(Conversation):
         if self.cluster == "options" and channel == QUOTES:
             if name == "*":
                 return [_said("error", f"wildcard subscriptions are not allowed: {token}")]
-            if len(self.wanted.get(QUOTES, set()) | {name}) > CONTRACTS_MAX:
-                return [_said("error", f"more than {CONTRACTS_MAX} contracts: {token}")]
+            most = int(str(self.venue.rules.get("contracts_max", CONTRACTS_MAX)))
+            if len(self.wanted.get(QUOTES, set()) | {name}) > most:
+                return [_said("error", f"more than {most} contracts: {token}")]
         self.add(channel, [name])  # a name that nobody knows is acknowledged like any other
         return [_said("success", f"subscribed to: {token}")]
 
@@ -134,15 +163,3 @@ class Polygon(Conversation):
         topic = first.get("ev", "")
         channel = next((topics[topic] for topics in TOPICS.values() if topic in topics), None)
         return None if channel is None else (channel, first.get("sym") or first.get("pair") or first.get("T", ""))
-
-
-def _said(status: str, message: str) -> dict[str, str]:
-    return {"ev": "status", "status": status, "message": message}
-
-
-def _array(messages: list[dict[str, str]]) -> str:
-    return msgspec.json.encode(messages).decode()
-
-
-def _status(status: str, message: str) -> str:
-    return _array([_said(status, message)])

@@ -230,6 +230,7 @@ class Simulator:
         stage, path = found
         client = Client(ws, stage.conversation(stage.venue, path, ws.request.headers), stage.truth)
         client.limit(stage.limit)
+        client.conversation.forced, stage.faults.fail = stage.faults.fail, []
         client.withheld = stage.faults.withhold.pop(0) if stage.faults.withhold else None
         stage.clients.append(client)
         stage.truth.connections += 1
@@ -425,10 +426,17 @@ class Simulator:
         """Answer the next requests for history with this HTTP status."""
         self._stages[provider].rest.failing += [status] * count
 
-    def fail(self, provider: str, code: int) -> None:
-        """Answer the next request of every connected client with this error code (Alpaca's numbers)."""
-        for client in self._stages[provider].clients:
-            client.conversation.forced.append(code)
+    def fail(self, provider: str, *codes: int | str, coming: bool = False) -> None:
+        """Answer the next requests of every connected client, or of the next one to come, with these errors: the
+        provider's own codes or words; 0: as it should be answered."""
+        stage = self._stages[provider]
+        for errors in [stage.faults.fail] if coming else [client.conversation.forced for client in stage.clients]:
+            errors += codes
+
+    def say(self, provider: str, what: str) -> None:
+        """Send every client something that the provider says of its own accord, see ``notices`` in its file."""
+        for client in list(self._stages[provider].clients):
+            client.say(client.conversation.said(what))
 
 
 def _first_trades(events: np.ndarray, count: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import ClassVar
 
 import numpy as np
 
@@ -100,11 +101,12 @@ class Conversation:
 
     needs_subscription_ns = 0  # a client that has not subscribed by then is cut; 0: never
     binary = False
+    notices: ClassVar[Mapping[str, tuple[Reply, ...]]] = {}  # what it says of its own accord, by its own names for it
 
     def __init__(self, venue: Venue, path: str, headers: Mapping[str, str]) -> None:
         self.venue, self.path, self.headers = venue, path, headers
         self.wanted: dict[str, set[str]] = {}  # channel → the provider's own symbols
-        self.forced: list[int] = []  # error codes to answer the next requests with
+        self.forced: list[int | str] = []  # errors to answer the next requests with: the provider's own codes or words
         self.sequence = 0  # messages sent so far, where the provider numbers them; the renderer goes on from it
         self.opened_ns = venue.now()
 
@@ -113,6 +115,14 @@ class Conversation:
 
     def received(self, message: str | bytes) -> list[Reply]:
         raise TypeError(f"{type(self).__name__} does not listen")
+
+    def error_due(self) -> int | str:
+        """What the request that has come is to be answered with; 0: as it should be."""
+        return self.forced.pop(0) if self.forced else 0
+
+    def said(self, what: str) -> list[Reply]:
+        """One of ``notices``. Raises KeyError for another."""
+        return list(self.notices[what])
 
     def second(self) -> list[Reply]:
         """What the provider sends once a second; closes a client that does not subscribe."""
