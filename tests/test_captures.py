@@ -22,6 +22,7 @@ from recorder.core.frames import BINARY, CLOCK, CLOSED, OBSERVED, OPENED, RESPON
 from recorder.core.history import HISTORY_CONNECTION, Page
 from recorder.core.observations import NO_SOURCE
 from recorder.core.pipeline import Pipeline
+from recorder.feeds import make
 from recorder.shell.captures import merge, name_for, open_capture, to_frames, to_lines
 from recorder.shell.journal import Journal, lines, reading
 from recorder.shell.journal.segments import list_segments, segment_info
@@ -176,6 +177,29 @@ def test_own_lines_without_a_declaration_name_a_feed_by_its_provider(tmp_path: P
         ("binance-usdm", {"market": "usdm"}),
     ]
     assert list(capture) == [(0, TEXT, 5, b"{}"), (1, BINARY, 6, b"\xff"), (0, CLOSED, 7, b"1006")]
+
+
+@pytest.mark.parametrize(
+    ("address", "name", "provider", "options"),
+    [
+        ("wss://stream.data.alpaca.markets/v2/iex", "alpaca", "alpaca", {"feed": "iex"}),
+        ("wss://stream.data.sandbox.alpaca.markets/v2/sip", "alpaca-sip", "alpaca", {"feed": "sip"}),
+        ("wss://stream.data.alpaca.markets/v1beta1/opra", "alpaca-opra", "alpaca", {"feed": "opra"}),
+        ("wss://stream.data.alpaca.markets/v1beta3/crypto/us", "alpaca-crypto", "alpaca", {"feed": "crypto"}),
+        ("wss://stream.data.alpaca.markets/v1beta3/crypto/eu-1", "alpaca-crypto-eu-1", "alpaca",
+         {"feed": "crypto", "location": "eu-1"}),
+        ("wss://socket.polygon.io/options", "polygon-options", "polygon", {"cluster": "options"}),
+        ("wss://streamer.finance.yahoo.com/?version=2", "yahoo", "yahoo", {}),
+    ],
+)  # fmt: skip
+def test_logs_of_stocks_and_options_name_their_feed_by_the_address(
+    tmp_path: Path, address: str, name: str, provider: str, options: dict[str, str]
+) -> None:
+    path = tmp_path / "a.log"
+    path.write_text(f"{address} <-> 1.0\n{address} <- 1.1: {{}}\n1.5: []\n")
+    [spec] = open_capture(path).specs
+    assert (spec.name, spec.provider, spec.options) == (name, provider, options)
+    make(spec)
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,24 @@ _HOSTS |= {
     for company in ("massive.com", "polygon.io")
     for cluster in ("stocks", "options", "crypto")
 }
+_HOSTS |= {
+    f"stream.data.{sandbox}alpaca.markets/{version}/{feed}": ("alpaca", {"feed": feed})
+    for sandbox in ("", "sandbox.")
+    for version, feeds in {
+        "v2": ("iex", "sip", "delayed_sip", "test"),
+        "v1beta1": ("boats", "overnight", "opra", "indicative", "news"),
+    }.items()
+    for feed in feeds
+}
+_HOSTS |= {
+    f"stream.data.{sandbox}alpaca.markets/v1beta3/crypto/{location}": ("alpaca", {"feed": "crypto"} | more)
+    for sandbox in ("", "sandbox.")
+    for location, more in {"us": {}, **{name: {"location": name} for name in ("us-1", "us-2", "eu-1", "bs-1")}}.items()
+}
+_HOSTS["streamer.finance.yahoo.com"] = ("yahoo", {})
 _PREFIXES = {"spot_": "spot", "usdm_": "usdm", "cm_": "coinm"}  # of hftbacktest file names
 _PLAIN = {
+    ("alpaca", "feed"): "iex",
     ("binance", "market"): "spot",
     ("bybit", "market"): "spot",
     ("coinbase", "api"): "exchange",
@@ -218,7 +234,8 @@ def cryptofeed(path: Path, provider: str | None, options: dict[str, str] | None)
     host = url.hostname or ""
     known = _HOSTS.get(host + url.path) or _HOSTS.get(host)
     if known is None and provider is None:
-        hosts = ", ".join(sorted(h for h in _HOSTS if not h.startswith(("api.", "www.", "fapi", "dapi"))))
+        named = {name.partition("/")[0] for name in _HOSTS}
+        hosts = ", ".join(sorted(h for h in named if not h.startswith(("api.", "www.", "fapi", "dapi"))))
         raise CaptureError(
             f"{path}: recorded from {host or 'an address it does not name'!r}, which is no provider known here; "
             f"known: {hosts}; name the provider to read it all the same"
