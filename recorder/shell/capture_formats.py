@@ -66,6 +66,7 @@ _HOSTS: dict[str, tuple[str, dict[str, str]]] = {
     "stream.bybit.com/realtime": ("bybit", {"market": "inverse"}),
     "stream.bybit.com/v5/public/spot": ("bybit", {"market": "spot"}),
     "stream.bybit.com/v5/public/inverse": ("bybit", {"market": "inverse"}),
+    "stream.bybit.com/v5/public/option": ("bybit", {"market": "option"}),
     "ws.okx.com": ("okx", {"trades": "aggregated"}),  # single trades are served by the same host under a path
     "ws.okx.com/ws/v5/business": ("okx", {}),
     "ws.okex.com": ("okx", {"trades": "aggregated"}),  # its name until 2022
@@ -150,7 +151,10 @@ def told_apart(spec: FeedSpec) -> dict[str, str]:
 
 def _spec(provider: str, options: dict[str, str]) -> FeedSpec:
     extra = [value for name, value in options.items() if _PLAIN.get((provider, name)) != value]
-    return FeedSpec(name="-".join([provider, *extra]), provider=provider, options=dict(options))
+    spec = FeedSpec(name="-".join([provider, *extra]), provider=provider, options=dict(options))
+    if options.get("market") == "option":  # such a feed has no quotes
+        spec = msgspec.structs.replace(spec, channels=("trades", "options"))
+    return spec
 
 
 # Files

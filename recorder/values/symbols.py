@@ -14,7 +14,7 @@ from recorder.values.errors import SymbolError
 
 ID_DIGITS_MAX = 18  # decimal digits that always fit a positive int64
 BinanceMarket = Literal["spot", "usdm", "coinm"]
-BybitMarket = Literal["spot", "linear", "inverse"]
+BybitMarket = Literal["spot", "linear", "inverse", "option"]
 SYMBOL_CHARS_MAX = 64  # the longest real names (option contracts with a provider's prefix) stay below half of it
 
 PERPETUAL = "-PERP"
@@ -50,6 +50,7 @@ _OKX_SWAP = "-SWAP"
 
 # Bybit joins base and quote, too: BTCUSDT; BTCPERP is the perpetual in USDC; dated futures are BTC-26SEP25, BTCUSDU23.
 _BYBIT_NAME = re.compile(r"[A-Z0-9]+(?:-\d{1,2}[A-Z]{3}\d\d)?")
+_BYBIT_OPTION = re.compile(r"[A-Z0-9]+-\d{1,2}[A-Z]{3}\d\d-\d+(?:\.\d+)?-[CP](?:-[A-Z0-9]+)?")  # BTC-26SEP25-90000-C
 _BYBIT_QUOTE = re.compile(
     r"([A-Z0-9]+?)(USDT|USDC|USDE|USD1|USDQ|USDR|USD|DAI|BTC|ETH|SOL|MNT|EUR|BRL|BRZ|TRY|PLN|GBP)"
 )
@@ -143,7 +144,7 @@ def bybit_canonical(name: str, market: BybitMarket) -> str:
     spot     ``BTCUSDT`` → ``BTC-USDT``
     linear   ``BTCUSDT`` → ``BTC-USDT-PERP``, ``BTCPERP`` → ``BTC-USDC-PERP``
     inverse  ``BTCUSD`` → ``BTC-USD-PERP``
-    Dated futures and names without a known quote asset stay as they are.
+    Options, dated futures and names without a known quote asset stay as they are.
     """
     if market == "linear" and name.endswith("PERP") and len(name) > 4:
         return f"{name[:-4]}-USDC{PERPETUAL}"
@@ -156,6 +157,12 @@ def bybit_canonical(name: str, market: BybitMarket) -> str:
 def bybit_name(symbol: str, market: BybitMarket) -> str:
     """Canonical symbol, or Bybit's own name in any case → Bybit's name. Raises SymbolError for what is neither."""
     name = symbol.strip().upper().replace("/", "-")
+    if market == "option":
+        if not _BYBIT_OPTION.fullmatch(name) or len(name) > SYMBOL_CHARS_MAX:
+            raise SymbolError(
+                f"{symbol[:SYMBOL_CHARS_MAX]!r} is no option of Bybit; write for example BTC-26SEP25-90000-C"
+            )
+        return name
     pair = name.removesuffix(PERPETUAL)
     if market == "spot" and pair != name:
         raise SymbolError(f"{symbol!r} is a perpetual; a spot feed records for example {pair}")

@@ -336,6 +336,96 @@ def test_symbols_are_changed_and_asked_for_again_on_the_open_connection() -> Non
     assert again == ["unsubscribe", "subscribe"]
 
 
+# Options
+
+CONTRACT = "BTC-6JAN23-17500-C"
+TICKER = {  # as documented
+    "symbol": CONTRACT, "bidPrice": "0", "bidSize": "0", "bidIv": "0", "askPrice": "10", "askSize": "5.1",
+    "askIv": "0.514", "lastPrice": "10", "highPrice24h": "25", "lowPrice24h": "5", "markPrice": "7.86976724",
+    "indexPrice": "16823.73", "markPriceIv": "0.4896", "underlyingPrice": "16815.1", "openInterest": "49.85",
+    "turnover24h": "446802.8473", "volume24h": "26.55", "totalVolume": "86", "totalTurnover": "1437431",
+    "delta": "0.047831", "gamma": "0.00021453", "vega": "0.81351067", "theta": "-19.9115368",
+    "predictedDeliveryPrice": "0", "change24h": "-0.33333334",
+}  # fmt: skip
+LEG = {
+    "ts_event": 1_672_917_511_074_000_000, "ts_recv": FRAME_END, "symbol": CONTRACT, "underlying": "BTC",
+    "expiration": 1_672_992_000 * 10**9, "strike": 17500.0, "option_type": "call", "ask": 10.0, "ask_size": 5.1,
+    "last": 10.0, "volume": 26.55, "open_interest": 49.85, "iv": 0.4896, "delta": 0.047831, "gamma": 0.00021453,
+    "theta": -19.9115368, "vega": 0.81351067, "greeks_source": "provider", "underlying_price": 16815.1, "age_ns": 0,
+}  # fmt: skip
+
+
+def option_ticker(**fields: Any) -> bytes:
+    return json.dumps(
+        {
+            "id": f"tickers.{CONTRACT}-2480334983-1672917511074", "topic": f"tickers.{CONTRACT}", "ts": 1672917511074,
+            "data": {**TICKER, **fields}, "type": "snapshot",
+        },
+        separators=(",", ":"),
+    ).encode()  # fmt: skip
+
+
+def test_the_ticker_of_an_option_is_a_leg_with_its_greeks() -> None:
+    feed = Recorded("bybit", (), ("trades", "options"), market="option").decode(option_ticker())
+    assert feed.rows("options_chain") == [LEG]
+    assert feed.rows("quotes") == []
+    put = {"symbol": "BTC-6JAN23-0.5-P-USDT", "lastPrice": "0", "bidPrice": "3", "bidSize": "2", "askPrice": ""}
+    [row] = feed.decode(option_ticker(**put, delta="", underlyingPrice="")).rows("options_chain")
+    gone = ("ask", "ask_size", "last", "delta", "underlying_price")
+    changed = {"symbol": put["symbol"], "strike": 0.5, "option_type": "put", "bid": 3.0, "bid_size": 2.0}
+    assert row == {key: value for key, value in LEG.items() if key not in gone} | changed
+    assert feed.unknown == {}
+
+
+@pytest.mark.parametrize("fields", [{"symbol": "BTCUSDT"}, {"askPrice": "-1"}, {"delta": "x"}, {"gamma": 5}])
+def test_a_ticker_of_an_option_that_cannot_be_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(FrameError):
+        Recorded("bybit", (), ("trades", "options"), market="option").decode(option_ticker(**fields))
+
+
+def test_trades_of_options_come_by_coin() -> None:
+    item = {
+        "p": "1085", "v": "0.5", "i": "ab3f9d5c", "T": 1672304486865, "BT": False, "s": CONTRACT, "S": "Sell",
+        "mP": "1080.1", "iP": "16823.7", "mIv": "0.48", "iv": "0.49",
+    }  # fmt: skip
+    frame = {"topic": "publicTrade.BTC", "ts": 1672304486868, "type": "snapshot", "data": [item]}
+    feed = Recorded("bybit", (), ("trades", "options"), market="option").decode(
+        json.dumps(frame, separators=(",", ":")).encode()
+    )
+    changed = {"symbol": CONTRACT, "price": 1085.0, "size": 0.5, "side": "sell"}
+    changed |= {"trade_id": hashed_id("ab3f9d5c"), "trade_ref": "ab3f9d5c"}
+    assert feed.rows("trades") == [{**ROW, **changed}]
+    assert feed.unknown == {}
+
+
+def test_options_are_subscribed_to_by_contract_and_coin_and_answered_by_topic() -> None:
+    names = (CONTRACT, "BTC-6JAN23-17500-P", "ETH-6JAN23-1000-P")
+    feed = make(spec(*names, channels=("trades", "options"), options={"market": "option"}))
+    [sent] = [json.loads(command.payload) for command in feed.on_open()]  # type: ignore[union-attr]
+    assert sent["args"] == ["publicTrade.BTC", "publicTrade.ETH", *(f"tickers.{name}" for name in names)]
+    subscriptions = feed.subscriptions()
+    assert subscriptions.desired == subscriptions.requested == {(c, n) for c in ("trades", "options") for n in names}
+
+    def answered(known: list[str], failed: list[str]) -> bytes:
+        data = {"failTopics": failed, "successTopics": known}
+        return json.dumps({"success": True, "conn_id": "c", "data": data, "type": "COMMAND_RESP"}).encode()
+
+    assert feed.on_control(answered(sent["args"][:4], [])) == []
+    notice, ready = feed.on_control(answered([], sent["args"][4:]))
+    assert isinstance(notice, Notice)
+    assert notice.fields["symbol"] == names[2]
+    assert ready == Ready(names)
+    assert feed.subscriptions().acknowledged == subscriptions.desired - {("options", names[2])}
+    [gone] = [json.loads(command.payload) for command in feed.change(names[1:]) if isinstance(command, Send)]
+    assert (gone["op"], gone["args"]) == ("unsubscribe", [f"tickers.{CONTRACT}"])
+    assert feed.on_control(b'{"args":["1672916271846"],"op":"pong"}') == []
+    for channel in ("quotes", "bars"):
+        with pytest.raises(ConfigError):
+            make(spec(CONTRACT, channels=(channel,), options={"market": "option"}))
+    with pytest.raises(SymbolError):
+        make(spec("BTC-USDT", options={"market": "option"}))
+
+
 # History
 
 

@@ -90,6 +90,8 @@ def symbols_for(name: str, options: dict[str, str], count: int) -> tuple[str, ..
         return tuple(f"AAPL  251219C{i:08d}" for i in range(1, count + 1))
     if name == "polygon" and options.get("cluster") == "options":
         return tuple(f"AB251219C{i:08d}" for i in range(count))
+    if name == "bybit" and options.get("market") == "option":
+        return tuple(f"BTC-27DEC24-{i + 1}-C" for i in range(count))
     stocks = name in STOCKS and options.get("feed") != "crypto"
     suffix = "" if stocks else "-USDT" if name == "binance" else "-USD"
     return tuple(f"A{'BCDEFGHIJK'[i % 10]}{i}{suffix}" for i in range(count))

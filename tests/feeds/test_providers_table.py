@@ -12,7 +12,15 @@ from recorder.values.feed import Capability, FeedSpec
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 STREAMS = ("websocket", "sse", "fix")
-SENT = ("alpaca", "alphavantage", "cboe", "deribit", "etrade", "polygon")  # whose chains have Greeks; else computed
+SENT = (
+    "alpaca",
+    "alphavantage",
+    "bybit",
+    "cboe",
+    "deribit",
+    "etrade",
+    "polygon",
+)  # whose chains have Greeks; else computed
 TELLS_ACTIONS = (*ACTIONS, "alpaca_events")
 HEAD = (
     "| provider | stream | poll | trades | quotes | bars | options | Greeks | corporate actions | history "

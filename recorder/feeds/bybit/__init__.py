@@ -1,11 +1,12 @@
-"""Bybit's public WebSocket, version 5: spot, linear and inverse contracts, each under an address of its own.
+"""Bybit's public WebSocket, version 5: spot, linear and inverse contracts and options, each under its own address.
 
 https://bybit-exchange.github.io/docs/v5/ws/connect
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Generator, Iterable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -36,8 +37,8 @@ from recorder.values.symbols import BybitMarket, bybit_canonical, bybit_name
 
 INFO = ProviderInfo(
     name="bybit",
-    channels=("trades", "quotes", "bars"),
-    options={"market": ("spot", "linear", "inverse"), "timeframe": tuple(TIMEFRAMES)},
+    channels=("trades", "quotes", "bars", "options"),
+    options={"market": ("spot", "linear", "inverse", "option"), "timeframe": tuple(TIMEFRAMES)},
     hosts=("stream.bybit.com",),
 )
 
@@ -47,7 +48,12 @@ DATA_MARKS = ((0, DATA),)
 SYMBOLS_PER_CONNECTION_MAX = (
     200  # three channels of 30 characters each: within the 21,000 that a connection may ask for
 )
-SUBSCRIBE_ITEMS_MAX = {"spot": 10, "linear": 200, "inverse": 200}  # spot's is documented; others by their characters
+SUBSCRIBE_ITEMS_MAX = {
+    "spot": 10,
+    "linear": 200,
+    "inverse": 200,
+    "option": 200,
+}  # spot's is documented; others by their characters
 CONNECTIONS_MAX = 50  # of the 1000 that an address may have open
 SENDS_PER_SECOND_MAX = 10.0  # no documented limit
 CONNECTS_PER_MINUTE_MAX = 50.0  # half of 500 in 5 minutes
@@ -69,6 +75,8 @@ class Bybit:
             "quotes": "orderbook.1.",
             "bars": f"kline.{TIMEFRAMES[option(INFO, spec, 'timeframe')]}.",
         }
+        if self.market == "option":  # whose order books have 25 levels at least, and no candles
+            kinds = {"trades": "publicTrade.", "options": "tickers."}
         for channel in spec.channels:
             if channel not in kinds:
                 raise ConfigError(f"feed {spec.name!r}: channel {channel!r}; {nearest(channel, kinds)}")
@@ -82,7 +90,7 @@ class Bybit:
 
     def capability(self) -> Capability:
         return Capability(
-            channels=INFO.channels,
+            channels=("trades", "options") if self.market == "option" else ("trades", "quotes", "bars"),
             loss_detector="none",
             scope="none",
             loss_size_known=False,
@@ -93,10 +101,13 @@ class Bybit:
             sends_per_second_max=SENDS_PER_SECOND_MAX,
             connects_per_minute_max=CONNECTS_PER_MINUTE_MAX,
             history="bars; the last 60 trades (spot) or 1000: what a short interruption has missed",
-            history_channels=("trades", "bars") if self._base() is not None else (),
+            history_channels=() if self._base() is None else self._remembered(),
             history_timeframes=tuple(bars.NAMES),
             rest_per_second_max=history.PER_SECOND_MAX,
         )
+
+    def _remembered(self) -> tuple[str, ...]:
+        return ("trades",) if self.market == "option" else ("trades", "bars")
 
     def _base(self) -> str | None:
         return rest_base(self.spec, INFO.hosts, history.URL)
@@ -133,8 +144,22 @@ class Bybit:
     def _names(self, symbols: Iterable[str]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(bybit_name(symbol, self.market) for symbol in symbols))
 
+    def _topic(self, channel: str, name: str) -> str:
+        """Of options trades come by coin, those of all its contracts."""
+        by_coin = self.market == "option" and channel == "trades"
+        return self._kinds[channel] + (name.partition("-")[0] if by_coin else name)
+
     def _topics(self, names: Collection[str]) -> list[str]:
-        return [kind + name for kind in self._kinds.values() for name in names]
+        return list(dict.fromkeys(self._topic(channel, name) for channel in self._kinds for name in names))
+
+    def _of(self, topics: Container[str]) -> dict[Key, str]:
+        """What of our names comes by these topics, and their names."""
+        return {
+            (channel, self._canonical(name)): name
+            for channel in self._kinds
+            for name in self.names
+            if self._topic(channel, name) in topics
+        }
 
     def _ask(self, op: str, topics: list[str], most: int | None = None) -> list[Command]:
         """Subscribe to or unsubscribe from these, ``most`` in a message."""
@@ -151,26 +176,23 @@ class Bybit:
         return commands
 
     def subscriptions(self) -> Subscriptions:
-        ours = {kind: channel for channel, kind in self._kinds.items()}
-
-        def keys(topics: Iterable[str]) -> frozenset[Key]:
-            split = ((kind, topic.removeprefix(kind)) for topic in topics for kind in ours if topic.startswith(kind))
-            return frozenset((ours[kind], self._canonical(name)) for kind, name in split if name in self.names)
-
-        acknowledged = keys(topic for topic, known in self._wanted.items() if known)
-        return Subscriptions(keys(self._topics(self.names)), keys(self._requested), acknowledged)
+        acknowledged = {topic for topic, known in self._wanted.items() if known}
+        desired, requested, known = (
+            frozenset(self._of(t)) for t in (self._topics(self.names), self._requested, acknowledged)
+        )
+        return Subscriptions(desired, requested, known)
 
     def _canonical(self, name: str) -> str:
         return bybit_canonical(name, self.market)
 
     def resubscribe(self, keys: Iterable[Key]) -> list[Command]:
-        topics = [self._kinds[channel] + bybit_name(symbol, self.market) for channel, symbol in keys]
+        topics = list(dict.fromkeys(self._topic(channel, bybit_name(symbol, self.market)) for channel, symbol in keys))
         return [*self._ask("unsubscribe", topics), *self._ask("subscribe", topics)]
 
     def change(self, symbols: tuple[str, ...]) -> list[Command]:
         names = self._names(symbols)
-        gone = self._topics([name for name in self.names if name not in names])
-        fresh = self._topics([name for name in names if name not in self.names])
+        before, after = self._topics(self.names), self._topics(names)
+        gone, fresh = [topic for topic in before if topic not in after], [t for t in after if t not in before]
         self.names, self.spec = names, msgspec.structs.replace(self.spec, symbols=symbols)
         self._ready = False
         for topic in gone:
@@ -183,6 +205,8 @@ class Bybit:
         {"success":true,"ret_msg":"pong","conn_id":"a38867ec-…","op":"ping"}
         """
         message = fields_of(payload)
+        if isinstance(message.get("data"), dict):
+            return self._on_options(message["data"], str(message.get("ret_msg"))[:300])
         success, words = message.get("success"), str(message.get("ret_msg"))[:300]
         number = message.get("req_id")
         topics = self._asked.pop(number, None) if isinstance(number, str) else None
@@ -194,17 +218,31 @@ class Bybit:
         still = [topic for topic in topics if topic in self._wanted]
         if len(still) != 1:  # an answer speaks for the whole request (unverified): which of them, one by one
             return [*self._ask("subscribe", still, most=1), *self._settled()]
-        del self._wanted[still[0]]
-        name = still[0].rpartition(".")[2]
-        refused = Notice("symbol.refused", {"symbol": self._canonical(name), "reason": words})
-        if not self._wanted:
-            return [refused, Reconnect(f"Bybit refused everything asked for: {words}", REFUSED_HOLD_NS)]
-        return [refused, *self._settled()]
+        return self._without(still, words)
+
+    def _on_options(self, data: dict[str, Any], words: str) -> list[Command]:
+        """Options answer by topic and name no request (unverified): {"success":true,"conn_id":"…",
+        "data":{"failTopics":[],"successTopics":["tickers.BTC-6JAN23-17500-C"]},"type":"COMMAND_RESP"}"""
+        known, failed = data.get("successTopics"), data.get("failTopics")
+        for topic in known if isinstance(known, list) else ():
+            if isinstance(topic, str) and topic in self._wanted:
+                self._wanted[topic] = True
+        refused = [t for t in failed if isinstance(t, str) and t in self._wanted] if isinstance(failed, list) else []
+        return self._without(refused, words)
+
+    def _without(self, refused: list[str], words: str) -> list[Command]:
+        commands: list[Command] = []
+        for topic in refused:
+            del self._wanted[topic]
+            for _, symbol in self._of((topic,)):
+                commands.append(Notice("symbol.refused", {"symbol": symbol, "reason": words}))
+        if refused and not self._wanted:
+            return [*commands, Reconnect(f"Bybit refused everything asked for: {words}", REFUSED_HOLD_NS)]
+        return [*commands, *self._settled()]
 
     def _settled(self) -> list[Command]:
         """Ready once, when nothing asked for is without an answer."""
         if self._ready or not all(self._wanted.values()):
             return []
         self._ready = True
-        names = dict.fromkeys(topic.rpartition(".")[2] for topic in self._wanted)
-        return [Ready(tuple(self._canonical(name) for name in names))]
+        return [Ready(tuple(dict.fromkeys(symbol for _, symbol in self._of(self._wanted))))]

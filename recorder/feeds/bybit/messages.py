@@ -14,6 +14,7 @@ from msgspec import Struct, field
 
 from recorder.core.batch import Scope
 from recorder.core.text_time import rfc3339_ns
+from recorder.feeds.bybit.options import OptionTicker, ticker_rows
 from recorder.values.errors import FrameError, SymbolError
 from recorder.values.messages import (
     INF,
@@ -69,6 +70,7 @@ class Frame(Struct, forbid_unknown_fields=True):
     timestamp_e6: Unread = NO_TEXT
     crossSeq: Unread = NO_TEXT
     timestampE6: Unread = NO_TEXT
+    id: Unread = NO_TEXT  # of options
 
 
 class Trade(Struct, gc=False, forbid_unknown_fields=True):
@@ -85,6 +87,10 @@ class Trade(Struct, gc=False, forbid_unknown_fields=True):
     BT: bool = False  # a block trade, agreed outside the order book
     RPI: bool = False  # retail price improvement
     seq: Unread = NO_TEXT  # of many trades at once
+    mP: Unread = NO_TEXT  # of options: mark and index price, volatility of both
+    iP: Unread = NO_TEXT
+    mIv: Unread = NO_TEXT
+    iv: Unread = NO_TEXT
 
 
 class OldTrade(Struct, gc=False, forbid_unknown_fields=True):
@@ -154,9 +160,12 @@ def decoder(scope: Scope, market: BybitMarket) -> Callable[[bytes, int], None]:
     """decode(payload, ts_recv) for one connection."""
     read, elements, rows = Patient(Frame, "frame", scope.unknown), Elements(scope), _Rows(scope, market)
     one: dict[str, Callable[[Any], Any]] = {
-        "orderbook": Patient(Book, "orderbook", scope.unknown), "tickers": element_reader(Ticker),
+        "orderbook": Patient(Book, "orderbook", scope.unknown),
+        "tickers": element_reader(OptionTicker if market == "option" else Ticker),
+    }
+    stores: dict[str, Callable[[Any, Frame, int], None]] = {
+        "orderbook": rows.book, "tickers": rows.option if market == "option" else rows.ticker,
     }  # fmt: skip
-    stores: dict[str, Callable[[Any, Frame, int], None]] = {"orderbook": rows.book, "tickers": rows.ticker}
     many: dict[str, tuple[Any, Callable[..., None]]] = {
         "publicTrade": (Trade, rows.trade), "trade": (OldTrade, rows.old_trade), "kline": (Candle, rows.bar),
     }  # fmt: skip
@@ -204,7 +213,7 @@ class _Rows:
 
     def __init__(self, scope: Scope, market: BybitMarket) -> None:
         self._scope, self._market = scope, market
-        self._add = add_trades(scope)
+        self._add, self._add_option = add_trades(scope), ticker_rows(scope)
         self._series: dict[str, int] = {}
         self._kept = scope.kept("best")  # "BTCUSDT 0" to "BTCUSDT 3": the bits of Best's floats
         self._best: dict[str, Best] = {}
@@ -254,6 +263,9 @@ class _Rows:
         number = LONG_NULL if frame.cs is None else frame.cs
         self._quote(item.symbol, frame.ts * MILLISECOND, ts_recv, number, best)
         self._keep(kept, best)
+
+    def option(self, item: OptionTicker, frame: Frame, ts_recv: int) -> None:
+        self._add_option(item, frame.ts * MILLISECOND, ts_recv)
 
     def _quote(self, name: str, ts_event: int, ts_recv: int, sequence: int, best: Best) -> None:
         values = quoted("quote", ts_event, ts_recv, *best)

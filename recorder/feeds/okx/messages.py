@@ -259,7 +259,7 @@ class _Rows:
         self._trade(item, item.ts * MILLISECOND, ts_recv)
 
     def old_trade(self, item: version3.Trade, ts_recv: int) -> None:
-        size = item.qty if item.size is None else item.size
+        size = item.size if item.qty is None else item.qty
         if size is None:
             raise FrameError("trade: neither size nor qty")
         trade = Trade(item.instrument_id, item.trade_id, item.price, size, item.side, 0)
@@ -310,8 +310,10 @@ class _Rows:
         bid_size, ask_size = (
             None if size is None else decimal(size, "ticker") for size in (item.best_bid_size, item.best_ask_size)
         )
-        bid, ask = (decimal(item.best_bid, "ticker"), bid_size), (decimal(item.best_ask, "ticker"), ask_size)
-        self._quote(item.instrument_id, rfc3339_ns(item.timestamp), LONG_NULL, bid, ask, ts_recv)
+        bid, ask = (decimal(str(price), "ticker") for price in (item.best_bid, item.best_ask))
+        self._quote(
+            item.instrument_id, rfc3339_ns(item.timestamp), LONG_NULL, (bid, bid_size), (ask, ask_size), ts_recv
+        )
 
     def bars(self, timeframe: str) -> Callable[[Candle, str, int], None]:
         add, text = self._scope.bars.append, self._scope.text

@@ -54,8 +54,8 @@ class Ticker(Struct, gc=False):
 
     instrument_id: str
     timestamp: str
-    best_bid: str = ""  # "" on a side without orders
-    best_ask: str = ""
+    best_bid: str | float = ""  # "" on a side without orders
+    best_ask: str | float = ""
     best_bid_size: str | None = None  # both were not sent before 2020
     best_ask_size: str | None = None
 

@@ -21,7 +21,7 @@ from recorder.shell.simulator.rest import Answer, Rest
 from recorder.shell.simulator.venue import Conversation, Venue
 from recorder.values.feed import FeedSpec
 from recorder.values.occ import parse
-from recorder.values.symbols import binance_name, bybit_name, okx_name, pair_with
+from recorder.values.symbols import BybitMarket, binance_name, bybit_name, okx_name, pair_with
 
 CONVERSATIONS: dict[str, type[Conversation]] = {
     "coinbase": Exchange,
@@ -81,9 +81,8 @@ def _spelled(key: str, symbol: str) -> str:
     if key == "okx":
         return okx_name(symbol)
     if key.startswith("bybit"):
-        return bybit_name(
-            symbol, "linear" if key == "bybit-linear" else "inverse" if key == "bybit-inverse" else "spot"
-        )
+        markets: dict[str, BybitMarket] = {"linear": "linear", "inverse": "inverse", "option": "option"}
+        return bybit_name(symbol, markets.get(key.partition("-")[2], "spot"))
     if key == "polygon" and len(symbol) >= 16:
         return f"O:{parse(symbol).compact}"
     if key == "kraken" or (key == "alpaca" and "-" in symbol):
