@@ -105,3 +105,26 @@ def test_the_ledger_by_minute_adds_up_to_the_day(covered):
     assert len(rows) == 10
     assert sum(row["received"] for row in rows) == TRADES - 3
     assert [row["missing"] for row in rows if row["missing"]] == [2, 1]
+
+
+# The last one: it adds rows.
+
+
+def test_the_past_that_was_asked_for_is_stored_beside_and_what_else_is_stored_is_told(covered, capsys):
+    def agrees(symbol):
+        assert call(covered.config, "coverage", "--day", "2024-01-01", "--feed", "cov", "--json") == 0
+        channels = json.loads(capsys.readouterr().out)["channels"]
+        return {row["symbol"]: (row["stored"] - row["received"], row["agrees"]) for row in channels}[symbol]
+
+    def insert(symbol, number, flags):
+        covered.server.sql.execute(
+            "INSERT INTO trades (ts_event, ts_recv, feed, symbol, trade_id, price, size, flags) "
+            f"SELECT dateadd('s', x::int, '2024-01-01T12:00:00'::timestamp)::timestamp_ns, now(), 'cov', '{symbol}', "
+            f"x + 1000, 1.0, 1.0, {flags} FROM long_sequence({number})"
+        )
+        covered.server.wait_applied("trades")
+
+    insert("BTC-USDT", 500, 8)
+    assert (agrees("BTC-USDT"), agrees("ETH-USDT")) == ((500, True), (0, True))
+    insert("ETH-USDT", 1, 0)
+    assert (agrees("BTC-USDT"), agrees("ETH-USDT")) == ((500, True), (1, False))

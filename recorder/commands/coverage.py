@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from recorder.commands import filters
 from recorder.commands.listing import choice, number, show
+from recorder.values.tables import BACKFILLED
 
 if TYPE_CHECKING:
     from recorder.shell.database.sql_client import SqlClient
@@ -20,9 +21,10 @@ COUNTS = ("received", "verified", "unverifiable", "missing", "repaired", "duplic
 DESCRIPTION = """\
 How complete a day is, by feed, symbol and channel. completeness = (verified + repaired) / expected;
 expected is what was verified, what nobody can verify, and what was missing (or repaired, where the
-size of a loss is not known). What cannot be verified never counts as verified. stored is counted in
-the table itself; where it differs from what was received without repeats, the line says so. Below
-stand the minutes in which something is missing.
+size of a loss is not known). What cannot be verified never counts as verified. All this is of what was
+received and of repairs, not of the past that `recorder backfill` asks for. stored is counted in the
+table itself, backfills included; where it cannot come of what was received, the line says so. Below stand
+the minutes in which something is missing.
 """
 
 
@@ -63,17 +65,19 @@ def by_channel(client: SqlClient, args: argparse.Namespace) -> list[dict[str, An
     for row in rows:
         row["completeness"] = completeness(row)
         table = stored.get(row["channel"])
-        row["stored"] = None if table is None else table.get((row["feed"], row["symbol"]), 0)
-        row["agrees"] = row["stored"] is None or row["stored"] == row["received"] - row["duplicate"]
+        found, fresh = (None, 0) if table is None else table.get((row["feed"], row["symbol"]), (0, 0))
+        row["stored"] = found
+        row["agrees"] = found is None or fresh <= row["received"] - row["duplicate"] <= found
     return rows
 
 
-def _stored(client: SqlClient, args: argparse.Namespace, table: str) -> dict[tuple[str, str], int]:
-    """Rows of a table that day by (feed, symbol), counted where they lie."""
+def _stored(client: SqlClient, args: argparse.Namespace, table: str) -> dict[tuple[str, str], tuple[int, int]]:
+    """Rows of a table that day by (feed, symbol), counted where they lie: all, and those that are not of the past."""
     if args.channel not in (None, table):
         return {}
-    query = f"SELECT feed, symbol, count() stored FROM {table} WHERE {filters.where(args, channel=False)}"
-    return {(row["feed"], row["symbol"]): row["stored"] for row in client.rows(query)}
+    fresh = f"sum(CASE WHEN flags & {BACKFILLED} = 0 THEN 1 ELSE 0 END) fresh"
+    query = f"SELECT feed, symbol, count() stored, {fresh} FROM {table} WHERE {filters.where(args, channel=False)}"
+    return {(row["feed"], row["symbol"]): (row["stored"], row["fresh"]) for row in client.rows(query)}
 
 
 def holes(client: SqlClient, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -101,8 +105,8 @@ def _print_channels(day: str, rows: list[dict[str, Any]]) -> None:
         lines.append((row["feed"], row["symbol"], row["channel"], *cells, share))
     show(f"coverage of {day} (UTC)", ("feed", "symbol", "channel", *shown), lines, shown)
     if any(not row["agrees"] for row in rows):
-        print("(differs): more or fewer rows are stored than were received: rows of a minute not over yet, of another "
-              "recorder or of a backfill; `recorder rebuild` compares them one by one")  # fmt: skip
+        print("(differs): more or fewer rows are stored than were received: rows of a minute not over yet, or of "
+              "another recorder; `recorder rebuild` compares them one by one")  # fmt: skip
 
 
 def _print_holes(rows: list[dict[str, Any]]) -> None:

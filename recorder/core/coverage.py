@@ -1,7 +1,8 @@
 """How complete each minute is: counts of rows by series, channel and minute, made while they pass.
 
-A ledger: every minute of reception adds entries about the minutes its rows belong to. What comes late, or from history
+A ledger: every minute of reception adds entries about the minutes its rows belong to. What comes late, or as a repair
 days later, is an entry of its own, so nothing written before is ever read or changed, and entries of a minute add up.
+The past that a user asks for (``recorder backfill``) is no reception, and not in it.
 """
 
 from __future__ import annotations

@@ -185,7 +185,9 @@ class Pipeline:
             kept = rows
         else:
             kept = replace(rows, rows=self.gaps.page(page, rows.rows, readable))
-        self._computed.setdefault(TRADES.name, []).append(self._compute(TRADES.name, kept, live=False))
+        repair = page.gap is not None
+        self._computed.setdefault(TRADES.name, []).append(self._compute(TRADES.name, kept, live=False, covered=repair))
+        self._run_kernels(covered=repair)
 
     def _polled(self, source: Source, payload: bytes, ts_recv: int) -> None:
         """An answer to a poll: all of it becomes rows, or what is wrong with it does."""
@@ -273,17 +275,18 @@ class Pipeline:
         reached, self._sealed_to = self._sealed_to if self._held else self.position, self.position
         return Sealed(reached, tuple(tables), Dictionary.of(self.out))
 
-    def _run_kernels(self) -> None:
+    def _run_kernels(self, covered: bool = True) -> None:
         """Over what was collected, in the order it was received: where this is called changes no row."""
         self._know_series()
         for name, batch in self.out.batches.items():
             if len(batch):
-                self._computed.setdefault(name, []).append(self._compute(name, batch.seal()))
+                self._computed.setdefault(name, []).append(self._compute(name, batch.seal(), covered=covered))
 
-    def _compute(self, name: str, sealed: Rows, live: bool = True) -> Rows:
+    def _compute(self, name: str, sealed: Rows, live: bool = True, covered: bool = True) -> Rows:
         """What kernels add to fresh rows, and which of them are not to be stored again.
 
-        live  by the stream, not from history
+        live     by the stream, not from history
+        covered  received, or the repair of a gap: not the past that a user asked for, of which coverage tells nothing
         """
         rows, again = sealed.rows, sealed.rows[:0]
         counted = rows
@@ -305,7 +308,7 @@ class Pipeline:
             self.chains.compute(rows)
         elif name in (GAPS.name, REJECTED.name):
             self._account(name, rows)
-        if name in CHANNELS:
+        if name in CHANNELS and covered:
             self.coverage.rows(name, counted)
         if name in HELD_BACK:
             repeated = (rows["flags"] & DUPLICATE) != 0
