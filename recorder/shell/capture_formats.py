@@ -32,6 +32,7 @@ from recorder.core.frames import (
     Frames,
 )
 from recorder.core.observations import NO_SOURCE
+from recorder.shell.capture_hosts import HOSTS
 from recorder.values.errors import CaptureError, RecorderError
 from recorder.values.feed import FeedSpec
 
@@ -40,61 +41,6 @@ Item = tuple[int, int, int, bytes]  # index into specs (or NO_SOURCE), kind, ts_
 LINE_BYTES_MAX = 1 << 26  # the longest REST answers recorded are 1 MB; past 64 MB it is no line of text
 EXCERPT = 80
 
-# Host of the recorded address → provider and options. REST hosts stand for recordings that hold HTTP answers only.
-_HOSTS: dict[str, tuple[str, dict[str, str]]] = {
-    "stream.binance.com": ("binance", {"market": "spot"}),
-    "data-stream.binance.vision": ("binance", {"market": "spot"}),
-    "www.binance.com": ("binance", {"market": "spot"}),
-    "api.binance.com": ("binance", {"market": "spot"}),
-    "fstream.binance.com": ("binance", {"market": "usdm"}),
-    "fapi.binance.com": ("binance", {"market": "usdm"}),
-    "dstream.binance.com": ("binance", {"market": "coinm"}),
-    "dapi.binance.com": ("binance", {"market": "coinm"}),
-    "ws-feed.pro.coinbase.com": ("coinbase", {"api": "exchange"}),
-    "ws-feed.exchange.coinbase.com": ("coinbase", {"api": "exchange"}),
-    "api.pro.coinbase.com": ("coinbase", {"api": "exchange"}),
-    "api.exchange.coinbase.com": ("coinbase", {"api": "exchange"}),
-    "advanced-trade-ws.coinbase.com": ("coinbase", {"api": "advanced"}),
-    "ws.kraken.com": ("kraken", {"api": "v1"}),  # version 2 is served by the same host under a path
-    "ws.kraken.com/v2": ("kraken", {}),
-    "api.kraken.com": ("kraken", {}),
-    "www.deribit.com": ("deribit", {}),
-    "test.deribit.com": ("deribit", {}),
-    "ws.bitstamp.net": ("bitstamp", {}),
-    "www.bitstamp.net": ("bitstamp", {}),
-    "stream.bybit.com": ("bybit", {"market": "linear"}),  # before version 5: USDT contracts; others under their paths
-    "stream.bybit.com/realtime": ("bybit", {"market": "inverse"}),
-    "stream.bybit.com/v5/public/spot": ("bybit", {"market": "spot"}),
-    "stream.bybit.com/v5/public/inverse": ("bybit", {"market": "inverse"}),
-    "stream.bybit.com/v5/public/option": ("bybit", {"market": "option"}),
-    "ws.okx.com": ("okx", {"trades": "aggregated"}),  # single trades are served by the same host under a path
-    "ws.okx.com/ws/v5/business": ("okx", {}),
-    "ws.okex.com": ("okx", {"trades": "aggregated"}),  # its name until 2022
-    "real.okex.com": ("okx", {"trades": "aggregated"}),  # version 3
-    "www.okex.com": ("okx", {"trades": "aggregated"}),
-    "www.okx.com": ("okx", {"trades": "aggregated"}),
-}
-_HOSTS |= {
-    f"{host}.{company}/{cluster}": ("polygon", {"cluster": cluster})
-    for host in ("socket", "delayed")
-    for company in ("massive.com", "polygon.io")
-    for cluster in ("stocks", "options", "crypto")
-}
-_HOSTS |= {
-    f"stream.data.{sandbox}alpaca.markets/{version}/{feed}": ("alpaca", {"feed": feed})
-    for sandbox in ("", "sandbox.")
-    for version, feeds in {
-        "v2": ("iex", "sip", "delayed_sip", "test"),
-        "v1beta1": ("boats", "overnight", "opra", "indicative", "news"),
-    }.items()
-    for feed in feeds
-}
-_HOSTS |= {
-    f"stream.data.{sandbox}alpaca.markets/v1beta3/crypto/{location}": ("alpaca", {"feed": "crypto"} | more)
-    for sandbox in ("", "sandbox.")
-    for location, more in {"us": {}, **{name: {"location": name} for name in ("us-1", "us-2", "eu-1", "bs-1")}}.items()
-}
-_HOSTS["streamer.finance.yahoo.com"] = ("yahoo", {})
 _PREFIXES = {"spot_": "spot", "usdm_": "usdm", "cm_": "coinm"}  # of hftbacktest file names
 _PLAIN = {
     ("alpaca", "feed"): "iex",
@@ -236,9 +182,9 @@ def cryptofeed(path: Path, provider: str | None, options: dict[str, str] | None)
             address = head.decode("utf-8", "replace")
     url = urlsplit(address)
     host = url.hostname or ""
-    known = _HOSTS.get(host + url.path) or _HOSTS.get(host)
+    known = HOSTS.get(host + url.path) or HOSTS.get(host)
     if known is None and provider is None:
-        named = {name.partition("/")[0] for name in _HOSTS}
+        named = {name.partition("/")[0] for name in HOSTS}
         hosts = ", ".join(sorted(h for h in named if not h.startswith(("api.", "www.", "fapi", "dapi"))))
         raise CaptureError(
             f"{path}: recorded from {host or 'an address it does not name'!r}, which is no provider known here; "
@@ -342,7 +288,7 @@ def _export_lines(path: Path) -> Iterator[tuple[int, _Line]]:
 
 def export(path: Path, provider: str | None, options: dict[str, str] | None) -> Capture:
     specs: dict[str, FeedSpec] = {}
-    known = {_spec(*pair).name: pair for pair in _HOSTS.values()}
+    known = {_spec(*pair).name: pair for pair in HOSTS.values()}
     for number, line in _export_lines(path):
         if line.spec is not None:
             spec = line.spec
