@@ -153,6 +153,15 @@ def test_crypto_trades_have_the_takers_side_and_pairs_their_canonical_name():
     assert recorded.unknown == {}
 
 
+def test_quotes_and_bars_of_crypto_may_name_their_exchange():
+    quote = '{"T":"q","S":"BTC/USD","x":"K","bp":1,"bs":2.5,"ap":2,"as":3,"t":"2024-03-12T10:27:48Z"}'
+    bar = '{"T":"b","S":"BTC/USD","x":"K","o":1,"h":1,"l":1,"c":1,"v":0,"n":0,"vw":0,"t":"2024-03-12T10:27:00Z"}'
+    recorded = both(array(quote, bar), feed="crypto")
+    assert [(row["bid_exchange"], row["ask_exchange"]) for row in recorded.rows("quotes")] == [("K", "K")]
+    assert [(row["volume"], "vwap" in row) for row in recorded.rows("bars")] == [(0.0, False)]
+    assert recorded.unknown == {}
+
+
 def test_an_updated_bar_is_flagged_and_a_daily_bar_has_its_timeframe():
     recorded = both(array(BAR, BAR.replace('"T":"b"', '"T":"u"'), BAR.replace('"T":"b"', '"T":"d"')))
     assert [(row["timeframe"], row["flags"]) for row in recorded.rows("bars")] == [

@@ -69,6 +69,7 @@ class PastQuote(msgspec.Struct, gc=False, kw_only=True):
     bs: float
     ap: float
     as_: float = msgspec.field(name="as")
+    x: str | None = None
     bx: str | None = None
     ax: str | None = None
     c: Texts = None

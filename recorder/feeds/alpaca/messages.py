@@ -43,6 +43,7 @@ class Quote(Message, tag="q", gc=False, kw_only=True):
     "c":["R"],"z":"C"}"""
 
     S: str
+    x: str | None = None  # of crypto, whose both sides are of one exchange (of their Go client, undocumented)
     bx: str | None = None
     bp: float  # 0: nobody bids
     bs: float
@@ -67,6 +68,7 @@ class Bar(Message, tag="b", gc=False, kw_only=True):
     n: Count = LONG_NULL
     vw: float = float("nan")
     t: Time  # its start
+    x: Any = None  # exchange, of crypto (of their Go client, undocumented): there is one to a connection
 
 
 class UpdatedBar(Bar, tag="u", gc=False, kw_only=True):

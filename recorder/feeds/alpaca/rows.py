@@ -370,8 +370,8 @@ def _quote_rows(scope: Scope, series: Mapping[str, int], places: _Places, flags:
             joined[message.c, message.z] = conditions
             _teach_span(scope, "conditions", codes, message.z, conditions)
         append(
-            ts, ts_recv, series[message.S], LONG_NULL, bid, bid_size, ask, ask_size, places[message.bx],
-            places[message.ax], conditions, flags,
+            ts, ts_recv, series[message.S], LONG_NULL, bid, bid_size, ask, ask_size, places[message.bx or message.x],
+            places[message.ax or message.x], conditions, flags,
         )  # fmt: skip
 
     return row
