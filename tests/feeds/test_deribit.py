@@ -19,6 +19,7 @@ from recorder.feeds.deribit import RATE_HOLD_NS, SUBSCRIBE_ITEMS_MAX
 from recorder.feeds.deribit.messages import MONTHS, canonical, instrument_of, option_of
 from recorder.values.errors import ConfigError, FrameError, SymbolError
 from recorder.values.feed import Fatal, FeedSpec, Notice, Ready, Reconnect, Send
+from recorder.values.tables import NOT_LAST_ELIGIBLE
 
 OPTION = "BTC-27SEP24-40000-C"
 
@@ -65,7 +66,8 @@ def test_a_trade_is_numbered_by_its_instrument_and_keeps_deribits_own_id_as_text
 )
 def test_why_a_price_may_be_off_the_market_is_a_condition(fields: dict[str, str], conditions: str) -> None:
     [row] = Recorded("deribit").decode(trades({**TRADE, **fields})).rows("trades")
-    assert row == {**ROW, "conditions": conditions}
+    flags = NOT_LAST_ELIGIBLE if "block" in conditions else 0  # at a price agreed between two parties
+    assert row == {**ROW, "conditions": conditions, "flags": flags}
 
 
 def test_documented_frames_become_the_rows_they_say(shared_data: Path) -> None:

@@ -185,6 +185,48 @@ def test_recordings_of_version_3_replay_with_the_counted_facts(shared_data: Path
     assert feed.unknown == {}
 
 
+def test_a_summary_of_options_is_a_leg_with_the_greeks_in_dollars(shared_data: Path) -> None:
+    items = json.loads((shared_data / "nautilus/okx/ws_opt_summary.json").read_bytes())
+    # As captured, then as documented: deltaBS instead of deltaBs.
+    items += [{name.replace("Bs", "BS"): value for name, value in items[0].items()} | {"fwdPx": "", "markVol": ""}]
+    bad = [{**items[0], "instId": "BTC-USD"}, {**items[0], "deltaBs": "x"}, {**items[0], "ts": "0"}]
+    arg = {"channel": "opt-summary", "instFamily": "BTC-USD"}
+    feed = Recorded("okx", (), ("options",)).decode(json.dumps({"arg": arg, "data": items + bad}).encode())
+    leg = {
+        "ts_event": 1_711_612_800 * 10**9, "ts_recv": FRAME_END, "symbol": "BTC-USD-250328-92000-C",
+        "underlying": "BTC-USD", "expiration": 1_743_148_800 * 10**9, "strike": 92000.0, "option_type": "call",
+        "iv": 0.53, "delta": 0.5312, "gamma": 0.0000134, "theta": -0.0015, "vega": 0.0038,
+        "greeks_source": "provider", "underlying_price": 92150.5, "age_ns": 0,
+    }  # fmt: skip
+    put = {"symbol": "BTC-USD-250328-92000-P", "option_type": "put", "iv": 0.52, "delta": -0.4688}
+    bare = {name: value for name, value in leg.items() if name not in ("iv", "underlying_price")}
+    assert feed.rows("options_chain") == [leg, leg | put, bare]
+    assert len(feed.rows("rejected")) == len(bad)
+    assert feed.unknown == {}
+
+
+def test_summaries_are_subscribed_to_by_family() -> None:
+    names = ("BTC-USD-250328-92000-C", "BTC-USD-250328-92000-P", "ETH-USD-250328-2000-C", "BTC-USDT")
+    feed = make(spec(*names, channels=("quotes", "options")))
+    [sent] = [json.loads(command.payload) for command in feed.on_open() if isinstance(command, Send)]
+    families = [{"channel": "opt-summary", "instFamily": name} for name in ("BTC-USD", "ETH-USD")]
+    assert sent["args"] == [*({"channel": "bbo-tbt", "instId": name} for name in names), *families]
+    desired = {("quotes", name) for name in names} | {("options", name) for name in names[:3]}
+    assert feed.subscriptions().desired == feed.subscriptions().requested == desired
+    for arg in sent["args"][:-1]:
+        assert feed.on_control(json.dumps({"event": "subscribe", "arg": arg, "connId": "c"}).encode()) == []
+    words = "Wrong URL or channel:opt-summary,instFamily:ETH-USD doesn't exist."
+    notice, ready = feed.on_control(json.dumps({"event": "error", "code": "60018", "msg": words}).encode())
+    assert isinstance(notice, Notice)
+    assert ready == Ready(names)
+    assert feed.subscriptions().acknowledged == desired - {("options", names[2])}
+    [gone] = [json.loads(command.payload) for command in feed.change(names[1:3]) if isinstance(command, Send)]
+    assert [arg["instId"] for arg in gone["args"]] == [names[0], names[3]]  # the family stays
+    assert make(spec(names[0], channels=("trades", "options"))).shards()[1].channels == ("options",)
+    with pytest.raises(SymbolError):
+        make(spec("BTC-USDT", channels=("options",)))
+
+
 OLD = b'{"side":"%s","trade_id":"30","price":"0.011",%s"instrument_id":"BTC-USD-210423-64000-C",%s}'
 OLD_TIME = b'"timestamp":"2021-04-17T15:19:04.397Z"'
 

@@ -19,6 +19,7 @@ SENT = (
     "cboe",
     "deribit",
     "etrade",
+    "okx",
     "polygon",
 )  # whose chains have Greeks; else computed
 TELLS_ACTIONS = (*ACTIONS, "alpaca_events")

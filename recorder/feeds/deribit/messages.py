@@ -32,7 +32,7 @@ from recorder.values.messages import (
     quoted,
 )
 from recorder.values.schema import LONG_NULL, TEXT_NULL
-from recorder.values.tables import BACKFILLED, BUY, CALL, PUT, SELL
+from recorder.values.tables import BACKFILLED, BUY, CALL, NOT_LAST_ELIGIBLE, PUT, SELL
 
 MILLISECOND = 1_000_000
 TIMEFRAMES = {
@@ -244,6 +244,8 @@ def add_trades(scope: Scope) -> Callable[[Trade, int, int, int], None]:
         ts_event, price, size = trade.timestamp * MILLISECOND, trade.price, trade.amount
         if not (0.0 < price < INF and 0.0 <= size < INF and TS_EVENT_MIN <= ts_event <= ts_recv + TS_AHEAD_MAX):
             raise FrameError(misfit("trade", ts_event, ts_recv, price=price, size=size))
+        if trade.block_trade_id is not None:  # at a price agreed between two parties
+            flags |= NOT_LAST_ELIGIBLE
         trades.append(
             ts_event, ts_recv, series, TEXT_NULL, trade.trade_seq, trades.varchar(trade.trade_id), price, size,
             BUY if trade.direction == "buy" else SELL, scope.text(trade.conditions()), TEXT_NULL, flags,

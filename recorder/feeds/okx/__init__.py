@@ -7,7 +7,7 @@ Single trades and candles are served on the path /business, best prices and aggr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Generator, Iterable, Mapping
 
 import msgspec
 
@@ -15,7 +15,9 @@ from recorder.core.batch import Scope
 from recorder.core.templates import Templates
 from recorder.feeds.okx import bars, history
 from recorder.feeds.okx.messages import DATA, TEMPLATES, TIMEFRAMES, decoder
-from recorder.values.errors import ConfigError, nearest
+from recorder.feeds.okx.options import CHANNEL as SUMMARIES
+from recorder.feeds.okx.options import family_of
+from recorder.values.errors import ConfigError, SymbolError, nearest
 from recorder.values.feed import (
     SECOND,
     Capability,
@@ -40,7 +42,7 @@ from recorder.values.symbols import okx_canonical, okx_name
 
 INFO = ProviderInfo(
     name="okx",
-    channels=("trades", "quotes", "bars"),
+    channels=("trades", "quotes", "bars", "options"),
     options={
         "trades": ("all", "aggregated"),  # each fill; or the fills of one order at one price together
         "timeframe": tuple(TIMEFRAMES),
@@ -60,9 +62,11 @@ SILENCE_NS = 30 * SECOND  # the provider's own rule; a ping of ours is answered 
 PING, PING_NS = b"ping", 15 * SECOND
 BUSY_HOLD_NS = 60 * SECOND  # after too many requests or connections: their windows are a second and an hour
 
+Pair = tuple[str, str]  # OKX's channel, and an instrument or a family of options
+
 SERVICE_UPGRADE = "64008"
 RATE = ("60014", "60023")
-_NAMED = re.compile(r"channel:([^,\s]+),\s*instId:([^,\s]+)")  # in the words of an error
+_NAMED = re.compile(r"channel:([^,\s]+),\s*inst(?:Id|Family):([^,\s]+)")  # in the words of an error
 
 
 class Okx:
@@ -76,15 +80,16 @@ class Okx:
             "trades": "trades" if self._aggregated else "trades-all",
             "quotes": "bbo-tbt",
             "bars": TIMEFRAMES[option(INFO, spec, "timeframe")],
+            "options": SUMMARIES,
         }
         for channel in spec.channels:
             if channel not in kinds:
                 raise ConfigError(f"feed {spec.name!r}: channel {channel!r}; {nearest(channel, kinds)}")
         self._kinds = {channel: kinds[channel] for channel in spec.channels}
-        self.names = _names(spec.symbols)
-        self._wanted: dict[tuple[str, str], bool] = {}  # (OKX's channel, instrument) → acknowledged
-        self._requested: set[tuple[str, str]] = set()
-        self._asked: dict[str, list[tuple[str, str]]] = {}  # id of a request to subscribe → what, until it is refused
+        self.names = self._names(spec.symbols)
+        self._wanted: dict[Pair, bool] = {}  # (OKX's channel, instrument) → acknowledged
+        self._requested: set[Pair] = set()
+        self._asked: dict[str, list[Pair]] = {}  # id of a request to subscribe → what, until it is refused
         self._ready = False
         self._number = 0  # of the last request
 
@@ -157,10 +162,30 @@ class Okx:
         self._ready, self._number = False, 0
         return self._ask("subscribe", self._pairs(self.names)) or [Ready()]
 
-    def _pairs(self, names: Collection[str]) -> list[tuple[str, str]]:
-        return [(kind, name) for kind in self._kinds.values() for name in names]
+    def _names(self, symbols: Iterable[str]) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(okx_name(symbol) for symbol in symbols))
+        if set(self._kinds) == {"options"}:
+            for name in names:
+                if family_of(name) is None:
+                    raise SymbolError(f"{name!r} is no option contract; channel options is for these only")
+        return names
 
-    def _ask(self, op: str, pairs: list[tuple[str, str]], most: int = SUBSCRIBE_ITEMS_MAX) -> list[Command]:
+    def _pair(self, channel: str, name: str) -> Pair | None:
+        """By what it comes: summaries by family, those of all its contracts. None: it has no such channel."""
+        kind = self._kinds[channel]
+        asked = family_of(name) if kind == SUMMARIES else name
+        return None if asked is None else (kind, asked)
+
+    def _pairs(self, names: Collection[str]) -> list[Pair]:
+        pairs = (self._pair(channel, name) for channel in self._kinds for name in names)
+        return list(dict.fromkeys(pair for pair in pairs if pair is not None))
+
+    def _keys(self, pairs: Container[Pair]) -> frozenset[Key]:
+        """What of our symbols comes by these."""
+        every = ((channel, name) for channel in self._kinds for name in self.names)
+        return frozenset((c, okx_canonical(n)) for c, n in every if (pair := self._pair(c, n)) and pair in pairs)
+
+    def _ask(self, op: str, pairs: list[Pair], most: int = SUBSCRIBE_ITEMS_MAX) -> list[Command]:
         """Subscribe to or unsubscribe from these, ``most`` in a message."""
         if op == "subscribe":
             self._wanted |= dict.fromkeys(pairs, False)
@@ -170,28 +195,24 @@ class Okx:
             self._number += 1
             if op == "subscribe":
                 self._asked[str(self._number)] = part
-            args = [{"channel": kind, "instId": name} for kind, name in part]
+            args = [{"channel": k, "instFamily" if k == SUMMARIES else "instId": name} for k, name in part]
             request = {"id": str(self._number), "op": op, "args": args}
             commands.append(Send(msgspec.json.encode(request).decode()))
         return commands
 
     def subscriptions(self) -> Subscriptions:
-        ours = {kind: channel for channel, kind in self._kinds.items()}
-
-        def keys(pairs: Iterable[tuple[str, str]]) -> frozenset[Key]:
-            return frozenset((ours[kind], okx_canonical(name)) for kind, name in pairs if name in self.names)
-
-        acknowledged = keys(pair for pair, known in self._wanted.items() if known)
-        return Subscriptions(keys(self._pairs(self.names)), keys(self._requested), acknowledged)
+        known = {pair for pair, acknowledged in self._wanted.items() if acknowledged}
+        return Subscriptions(self._keys(self._pairs(self.names)), self._keys(self._requested), self._keys(known))
 
     def resubscribe(self, keys: Iterable[Key]) -> list[Command]:
-        pairs = [(self._kinds[channel], okx_name(symbol)) for channel, symbol in keys]
+        asked = (self._pair(channel, okx_name(symbol)) for channel, symbol in keys)
+        pairs = list(dict.fromkeys(pair for pair in asked if pair is not None))
         return [*self._ask("unsubscribe", pairs), *self._ask("subscribe", pairs)]
 
     def change(self, symbols: tuple[str, ...]) -> list[Command]:
-        names = _names(symbols)
-        gone = self._pairs([name for name in self.names if name not in names])
-        fresh = self._pairs([name for name in names if name not in self.names])
+        names = self._names(symbols)
+        before, after = dict.fromkeys(self._pairs(self.names)), dict.fromkeys(self._pairs(names))
+        gone, fresh = [pair for pair in before if pair not in after], [pair for pair in after if pair not in before]
         self.names, self.spec = names, msgspec.structs.replace(self.spec, symbols=symbols)
         self._ready = False
         for pair in gone:
@@ -209,7 +230,7 @@ class Okx:
         if event == "subscribe":
             arg = message.get("arg")
             arg = arg if isinstance(arg, dict) else {}
-            pair = (str(arg.get("channel")), str(arg.get("instId")))
+            pair = (str(arg.get("channel")), str(arg.get("instId") or arg.get("instFamily")))
             if pair in self._wanted:
                 self._wanted[pair] = True
             return self._settled()
@@ -248,12 +269,9 @@ class Okx:
         if self._ready:
             return []
         self._ready = True
-        return [Ready(tuple(dict.fromkeys(okx_canonical(name) for _, name in self._wanted)))]
+        there = {symbol for _, symbol in self._keys(self._wanted)}
+        return [Ready(tuple(symbol for symbol in map(okx_canonical, self.names) if symbol in there))]
 
 
 def _path(kind: str) -> str:
     return BUSINESS if kind == "trades-all" or kind.startswith("candle") else PUBLIC
-
-
-def _names(symbols: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(okx_name(symbol) for symbol in symbols))

@@ -15,7 +15,7 @@ from msgspec import Struct
 from recorder.core.batch import Scope
 from recorder.core.templates import Message, Row, Templates
 from recorder.core.text_time import rfc3339_ns
-from recorder.feeds.okx import version3
+from recorder.feeds.okx import options, version3
 from recorder.values.errors import FrameError, SymbolError
 from recorder.values.messages import (
     INF,
@@ -48,7 +48,12 @@ PONG, DATA = b"pong", b'{"arg":'
 EVENTS = frozenset(
     {"subscribe", "unsubscribe", "error", "notice", "login", "channel-conn-count", "channel-conn-count-error"}
 )
-KNOWN = frozenset({"books", "books5", "books-l2-tbt", "books50-l2-tbt", "opt-summary"})  # not recorded
+KNOWN = frozenset(  # not recorded
+    {
+        "books", "books5", "books-l2-tbt", "books50-l2-tbt", "funding-rate", "index-tickers", "instruments",
+        "mark-price", "open-interest", "price-limit", "estimated-price",
+    }
+)  # fmt: skip
 
 
 class Arg(Struct, gc=False, forbid_unknown_fields=True):
@@ -188,6 +193,7 @@ def decoder(scope: Scope, aggregated: bool) -> Callable[[bytes, int], None]:
         "trades-all": (Trade, rows.trade),
         "bbo-tbt": (Best, rows.best),
         "tickers": (Ticker, rows.ticker),
+        options.CHANNEL: (options.Summary, rows.summary),
     }
     channels |= {channel: (Candle, rows.bars(name)) for name, channel in TIMEFRAMES.items()}
 
@@ -247,6 +253,7 @@ class _Rows:
         self._scope = scope
         self._last = scope.kept("trade_ids") if aggregated else None  # instrument → the last id of its trades
         self._series: dict[str, int] = {}
+        self._add_option = options.summary_rows(scope)
 
     def _number(self, name: str) -> int:
         number = self._series.get(name)
@@ -314,6 +321,9 @@ class _Rows:
         self._quote(
             item.instrument_id, rfc3339_ns(item.timestamp), LONG_NULL, (bid, bid_size), (ask, ask_size), ts_recv
         )
+
+    def summary(self, item: options.Summary, name: str, ts_recv: int) -> None:
+        self._add_option(item, ts_recv)
 
     def bars(self, timeframe: str) -> Callable[[Candle, str, int], None]:
         add, text = self._scope.bars.append, self._scope.text

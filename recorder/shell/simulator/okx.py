@@ -81,7 +81,9 @@ class Okx(Conversation):
             request = json.loads(message)
             op, args = request["op"], request["args"]
             number = {"id": request["id"]} if "id" in request else {}
-            wanted = [(str(arg["channel"]), str(arg["instId"])) for arg in args]
+            wanted = [
+                (str(arg["channel"]), str(arg["instFamily" if "instFamily" in arg else "instId"])) for arg in args
+            ]
         except (ValueError, TypeError, KeyError, AttributeError):
             return [_error("60012", f"Invalid request: {json.dumps(str(message)[:100])}")]
         if due := str(self.error_due() or ""):
@@ -106,7 +108,7 @@ class Okx(Conversation):
             words = f"Wrong URL or channel:{channel},instId:{name} doesn't exist. Please use the correct URL, channel "
             return [_error("60018", words + "and parameters referring to API document.", **number)]
         ours = served.get(channel, channel)
-        arg = {"channel": channel, "instId": name}
+        arg = {"channel": channel, "instFamily" if channel == "opt-summary" else "instId": name}
         ack = json.dumps({**number, "event": op, "arg": arg, "connId": CONN_ID}, separators=(",", ":"))
         if op == "unsubscribe":
             self.remove(ours, [name])
@@ -160,7 +162,9 @@ class Okx(Conversation):
         if "data" not in frame:
             return None
         channel = frame["arg"]["channel"]
-        return (_PUBLIC | _BUSINESS).get(channel, channel), frame["arg"].get("instId", "")
+        return (_PUBLIC | _BUSINESS).get(channel, channel), frame["arg"].get(
+            "instId", frame["arg"].get("instFamily", "")
+        )
 
 
 def _error(code: str, words: str, **number: Any) -> str:

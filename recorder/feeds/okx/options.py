@@ -1,0 +1,95 @@
+"""OKX's option contracts: their names, families and summaries.
+
+https://www.okx.com/docs-v5/en/#public-data-websocket-option-summary-channel
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from msgspec import Struct, field
+
+from recorder.core.batch import Scope
+from recorder.values.errors import FrameError
+from recorder.values.feed import SECOND
+from recorder.values.messages import INF, NAN, TS_AHEAD_MAX, TS_EVENT_MIN, Id, decimal, misfit
+from recorder.values.tables import CALL, PUT
+
+CHANNEL = "opt-summary"
+EXPIRY_HOUR = 8  # UTC, of everything that expires
+_CONTRACT = re.compile(r"([A-Z0-9._]+-[A-Z0-9._]+)-(\d\d)(\d\d)(\d\d)-(\d+(?:\.\d+)?)-([CP])")
+
+Contract = tuple[str, int, float, int]
+
+
+class Summary(Struct, gc=False):
+    """{"instId":"BTC-USD-250328-92000-C","uly":"BTC-USD","deltaBS":"0.5312","gammaBS":"0.0000134","thetaBS":"-0.0015",
+    "vegaBS":"0.0038","markVol":"0.53","fwdPx":"92150.50","ts":"1711612800000", …}
+
+    The Greeks are those of Black and Scholes, in dollars; what is called delta … without BS is in coins and not read.
+    Captures write ``deltaBs``. Volatilities are fractions.
+    """
+
+    instId: str
+    ts: Id  # ms
+    markVol: str = ""
+    fwdPx: str = ""
+    deltaBS: str = ""
+    gammaBS: str = ""
+    thetaBS: str = ""
+    vegaBS: str = ""
+    delta_captured: str = field(default="", name="deltaBs")
+    gamma_captured: str = field(default="", name="gammaBs")
+    theta_captured: str = field(default="", name="thetaBs")
+    vega_captured: str = field(default="", name="vegaBs")
+
+
+def family_of(name: str) -> str | None:
+    """``BTC-USD`` of ``BTC-USD-250328-92000-C``; None for what is no option contract."""
+    found = _CONTRACT.fullmatch(name)
+    return found[1] if found else None
+
+
+def contract_of(name: str) -> Contract | None:
+    """(underlying, expiration in ns, strike, CALL or PUT) of an option's name; None for everything else."""
+    found = _CONTRACT.fullmatch(name)
+    if found is None:
+        return None
+    try:
+        expiry = datetime(2000 + int(found[2]), int(found[3]), int(found[4]), EXPIRY_HOUR, tzinfo=UTC)
+    except ValueError:
+        return None
+    return found[1], int(expiry.timestamp()) * SECOND, float(found[5]), CALL if found[6] == "C" else PUT
+
+
+def summary_rows(scope: Scope) -> Callable[[Summary, int], None]:
+    """add(summary, ts_recv): one row. Raises FrameError."""
+    contracts: dict[str, Contract | None] = {}
+    provider = scope.text("provider")
+
+    def add(item: Summary, ts_recv: int) -> None:
+        if item.instId not in contracts:
+            contracts[item.instId] = contract_of(item.instId)
+        contract, ts_event = contracts[item.instId], item.ts * 1_000_000
+        if contract is None:
+            raise FrameError(f"{item.instId[:60]!r} is no option of OKX")
+        if not TS_EVENT_MIN <= ts_event <= ts_recv + TS_AHEAD_MAX:
+            raise FrameError(misfit(CHANNEL, ts_event, ts_recv))
+        underlying, expiration, strike, kind = contract
+        scope.options.append(
+            ts_event, ts_recv, scope.feed_id, scope.text(item.instId), scope.text(underlying), expiration, strike, kind,
+            NAN, NAN, NAN, NAN, NAN, NAN, NAN, _number(item.markVol) or NAN,
+            _number(item.deltaBS or item.delta_captured), _number(item.gammaBS or item.gamma_captured),
+            _number(item.thetaBS or item.theta_captured), _number(item.vegaBS or item.vega_captured), NAN, provider,
+            _number(item.fwdPx) or NAN, 0,
+        )  # fmt: skip
+
+    return add
+
+
+def _number(text: str) -> float:
+    """NaN where nothing was sent. Raises FrameError."""
+    value = decimal(text, CHANNEL) if text else NAN
+    return value if -INF < value < INF else NAN
