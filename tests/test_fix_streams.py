@@ -258,37 +258,6 @@ def test_a_counterparty_that_falls_silent_is_tested_and_left(journal: Journal, t
     assert "nothing received" in payloads(journal, CLOSED)[0].decode()
 
 
-REFUSALS: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
-    "0": ({}, {"names": "EUR-USD=NONE"}, "unknown symbol"),
-    "2": ({"subscriptions_max": 7}, {}, "insufficient bandwidth: too many subscriptions"),
-    "3": ({"forbidden": ("AAPL",)}, {}, "insufficient permissions"),
-    "5": ({}, {"depth": "5"}, "unsupported MarketDepth"),
-    "6": ({}, {"updates": "full"}, "unsupported MDUpdateType"),
-    "7": ({}, {"aggregated": "yes"}, "unsupported AggregatedBook"),
-}
-
-
-@pytest.mark.parametrize("reason", REFUSALS)
-def test_a_refused_request_is_told_and_the_others_go_on(journal: Journal, tmp_path: Path, reason: str) -> None:
-    rules, options, words = REFUSALS[reason]
-    told = Told()
-
-    async def run() -> None:
-        async with (
-            FixSimulator(rate=400, rules=rules) as place,
-            connected(place, journal, told, tmp_path, **options) as c,
-        ):
-            await reached(lambda: "symbol.refused" in told.events)
-            if reason in ("0", "2", "3"):
-                await reached(lambda: c.ready and c.frames > 50)
-            else:
-                await reached(lambda: "feed.unreachable" in told.events or "feed.disconnected" in told.events)
-
-    asyncio.run(run())
-    refused = [fields for _, event, fields in told.lines if event == "symbol.refused"]
-    assert all(words in fields["reason"] for fields in refused), refused
-
-
 def test_kept_numbers_go_on_after_a_restart_and_what_was_missed_is_sent_again(
     journal: Journal, happened: list[np.ndarray], tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ REFUSALS = {  # MDReqRejReason (281)
     "A": "unsupported Scope", "B": "unsupported OpenCloseSettleFlag", "C": "unsupported MDImplicitDelete",
 }  # fmt: skip
 NOT_FOR_US = ("3", "6")  # BusinessRejectReason (380): unsupported type, not authorised
+INSTRUMENT = ("48", "55")  # tags of a request that differ from one to the next: SecurityID, Symbol
 
 
 class Fix:
@@ -279,11 +280,14 @@ class Fix:
         return [notice, Reconnect(f"the counterparty refused everything asked for: {words}", REFUSED_HOLD_NS)]
 
     def _rejected(self, kind: bytes, fields: dict[bytes, bytes]) -> list[Command]:
-        """Something of ours did not please; a MarketDataRequest does not say which one, but they all look alike."""
+        """Something of ours did not please. A BusinessMessageReject may say which MarketDataRequest (379). A Reject
+        does not, but they all look alike, except for the instrument."""
         code = b"373" if kind == REJECT else b"380"
         reason = {"reason": _text(fields, code), "tag": _text(fields, b"371"), "message": _text(fields, b"58")}
         words = ", ".join(f"{name} {value}" for name, value in reason.items() if value)
-        useless = kind == REJECT or reason["reason"] in NOT_FOR_US
+        useless = reason["tag"] not in INSTRUMENT if kind == REJECT else reason["reason"] in NOT_FOR_US
+        if kind == BUSINESS_REJECT and not useless and _text(fields, b"379") in self._pending:
+            return self._refused(_text(fields, b"379"), "", words)
         if fields.get(b"372") == REQUEST and useless and not self._ready:
             return [Fatal(f"the counterparty rejects our MarketDataRequest: {words}")]
         return [Notice("error.received", {"of": _text(fields, b"372"), "reason": words})]

@@ -50,7 +50,9 @@ class FixSimulator:
     symbols  as the counterparty names them
     rate     mean trades per second; quotes: mean quotes per trade; total: trades, then ``finished``
     rules    sender, target: CompIDs, ours first; user, password; replay: sends again what is asked for, else fills
-             the gap; subscriptions_max; forbidden: symbols without permission
+             the gap; subscriptions_max; forbidden: symbols without permission; reasons: symbol → what its requests are
+             refused with: a MsgType (Y, 3 or j), a reason, words, of a Reject the tag that does not please; logon:
+             words of a Reject that answers every Logon
     wall     ns since the epoch
     """
 
@@ -299,6 +301,10 @@ class Acceptor(asyncio.Protocol):
             self.venue.truth.refused += 1
             self.logout("invalid username or password")
             return
+        if "logon" in rules:
+            self.send(b"3", joined((45, number), (372, "A"), (373, 5), (58, rules["logon"])))
+            self._transport.close()
+            return
         if number < self._numbers[1]:
             self.logout(f"MsgSeqNum too low, expecting {self._numbers[1]} but received {number}")
             return
@@ -340,6 +346,9 @@ class Acceptor(asyncio.Protocol):
             for kind in types:
                 self.subscriptions.pop((name, kind), None)
             return
+        if name in self.venue.rules.get("reasons", ()):
+            self._refuse(request, number, *self.venue.rules["reasons"][name])
+            return
         reason = self._refusal(fields, request, name)
         if reason:
             self.send(b"Y", joined((262, request), (281, reason[0]), (58, reason[1])))
@@ -354,6 +363,15 @@ class Acceptor(asyncio.Protocol):
                 entries.append(joined((269, kind), (270, values[0]), (271, values[1])))
         self.send(b"W", joined((262, request), (55, name), (268, len(entries))) + b"".join(entries))
         self.venue.subscribed()
+
+    def _refuse(self, request: str, number: int, kind: str, reason: str, words: str, tag: int = 55) -> None:
+        """Refuse a request on command."""
+        said = {
+            "Y": ((262, request), (281, reason)),
+            "3": ((45, number), (371, tag), (372, "V"), (373, reason)),
+            "j": ((45, number), (372, "V"), (379, request), (380, reason)),
+        }[kind]
+        self.send(kind.encode(), joined(*said, (58, words)))
 
     def _refusal(self, fields: Fields, request: str, name: str) -> tuple[str, str] | None:
         rules = self.venue.rules
