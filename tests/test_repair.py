@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,13 +18,13 @@ import pytest
 from market_of_gaps import LAG, Fold, StandIn, Trade, trade
 
 from recorder.core.frames import RESPONSE, TEXT
-from recorder.shell import repair
+from recorder.shell import history_client, repair
 from recorder.shell.history_client import HistoryClient, retry_after_s
 from recorder.shell.journal import Journal
 from recorder.shell.repair import Repairer
 from recorder.values.config import RepairConfig
-from recorder.values.errors import ConfigError
-from recorder.values.feed import FeedSpec, HttpRequest
+from recorder.values.errors import ConfigError, FrameError
+from recorder.values.feed import FeedSpec, HistoryRequest, HttpRequest, HttpResponse
 
 SECRET = "s3cret-of-the-test"
 WAIT_S = 30.0
@@ -173,14 +173,31 @@ def test_pages_are_asked_for_until_nothing_is_missing_and_secrets_stay_out_of_th
 
 @pytest.mark.parametrize("status", [429, 418])
 def test_a_provider_that_asks_for_a_pause_gets_it_and_it_is_no_failed_try(
-    recording: Recording, server: Server, status: int
+    recording: Recording, server: Server, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.replies = [(status, {"Retry-After": "1"}, b"")]
+    monkeypatch.setattr(history_client, "BANNED_S", {418: 1.0})
+    server.replies = [(status, {"Retry-After": "1" if status == 429 else "0"}, b"")]
     recording.stream(trade(1), trade(3))
     recording.repair(attempts=1)
     (refused, *_), (again, *_) = server.asked
     assert again - refused >= 1.0
     assert recording.outcome() == [("repaired", 1, "ids missing in the stream")]
+
+
+def test_words_for_too_much_with_status_200_are_a_pause_and_no_failed_try(
+    recording: Recording, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = StandIn.capability
+    monkeypatch.setattr(
+        StandIn, "capability", lambda self: msgspec.structs.replace(usual(self), limited_by=(b"visits!",))
+    )
+    server.replies = [(200, {"Retry-After": "1"}, b"sorry, too many visits!")] * 2
+    recording.stream(trade(1), trade(3))
+    recording.repair(attempts=1)
+    times = [at for at, _, _ in server.asked]
+    assert times[1] - times[0] >= 1.0
+    assert recording.outcome() == [("repaired", 1, "ids missing in the stream")]
+    assert recording.told.events().count("history.limited") == 2
 
 
 def test_a_provider_that_is_down_is_asked_again(recording: Recording, server: Server) -> None:
@@ -201,6 +218,24 @@ def test_a_refusal_ends_the_gap_with_its_status_and_is_told_without_the_secret(
     (refused,) = [fields for event, fields in recording.told.lines if event == "history.refused"]
     assert refused["reason"] == "no such plan for …"
     assert b'"reason":"HTTP 403"' in recording.answers()[-1]
+
+
+def test_an_error_with_status_200_is_kept_and_the_gap_ends_with_its_words(
+    recording: Recording, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def history(self: StandIn, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
+        answer = yield HttpRequest(f"{server.url}/history")
+        raise FrameError(answer.body.decode())
+
+    monkeypatch.setattr(StandIn, "history", history)
+    server.replies = [(200, {}, b"sorry: 51001 no such instrument")] * 2
+    recording.stream(trade(1), trade(3))
+    recording.repair(attempts=2)
+    cause = "ids missing in the stream; sorry: 51001 no such instrument"
+    assert recording.outcome() == [("unrepairable", 0, cause)]
+    assert [payload.partition(b"\n")[2] for payload in recording.answers()] == [
+        b"sorry: 51001 no such instrument", b"sorry: 51001 no such instrument", b"",
+    ]  # fmt: skip
 
 
 def test_what_history_does_not_have_is_given_up_after_the_configured_tries(

@@ -31,9 +31,12 @@ class Bar(NamedTuple):
 
 
 def windows(
-    request: HistoryRequest, bars: int, ask: Callable[[int, int], HttpRequest]
+    request: HistoryRequest, bars: int, ask: Callable[[int, int], HttpRequest], check: Callable[[bytes], object]
 ) -> Generator[HttpRequest, HttpResponse, None]:
-    """Stretches of at most ``bars`` bars, oldest first; ``ask(start, end)`` in ns, both inclusive, on bars' starts."""
+    """Stretches of at most ``bars`` bars, oldest first; ``ask(start, end)`` in ns, both inclusive, on bars' starts.
+
+    check  raises FrameError for an answer that is an error
+    """
     step = LENGTHS[request.timeframe]
     start = -(-request.start // step) * step  # bars begin on whole multiples, and a week with a day of its own
     if step > LENGTHS["1d"]:
@@ -41,7 +44,8 @@ def windows(
     for _ in range(PAGES_MAX):
         if start > request.end:
             return
-        yield ask(start, min(request.end, start + (bars - 1) * step))
+        response = yield ask(start, min(request.end, start + (bars - 1) * step))
+        check(response.body)
         start += bars * step
 
 

@@ -13,7 +13,7 @@ from recorder import __version__
 from recorder.core.polled import unpacked
 from recorder.shell.sink.http_client import Address, HttpConnection
 from recorder.values.config_check import is_loopback
-from recorder.values.errors import ConfigError, FrameError
+from recorder.values.errors import ConfigError, FrameError, Limited
 from recorder.values.feed import HttpRequest, HttpResponse
 
 BODY_BYTES_MAX = 8 << 20  # 10,000 trades of Alpaca are under 2 MB; what is journalled must fit a frame
@@ -21,8 +21,11 @@ TIMEOUT_S = 10.0  # for a whole answer
 SECRET_CHARS_MIN = 8  # shorter words are no secrets: struck out, they would mangle an answer
 EXCERPT_CHARS = 200
 BUSY = (408, 425, 500, 502, 503, 504)  # statuses of a server that has a problem: another try may succeed
-BANNED = 418
-LIMITED = (BANNED, 429)  # asked too fast
+LIMITED = (418, 429)  # statuses of one that is asked too much
+BANNED_S = {418: 300.0, 403: 600.0}  # the shortest pauses after these, whatever else is said: who asks is banned
+WORDS_BYTES_MAX = 1000  # of an answer that can hold a provider's words for that; those with data are longer
+# When a limit is over, of providers that name the moment: since 1970, in parts of a second.
+RESETS = {"x-ratelimit-reset": 1, "x-bapi-limit-reset-timestamp": 1000}
 _HEADER_NAME = re.compile(r"[!#-'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 
@@ -105,11 +108,25 @@ def excerpt(response: HttpResponse) -> str:
     return " ".join(body[:2000].decode("utf-8", "replace").split())[:EXCERPT_CHARS]
 
 
+def limited(response: HttpResponse, words: tuple[bytes, ...], now_s: float) -> Limited | None:
+    """How an answer says that its provider is asked too much: by its status, or by one of ``words``; else None."""
+    status, body = response.status, response.body
+    if status not in LIMITED and not (len(body) <= WORDS_BYTES_MAX and any(word in body for word in words)):
+        return None
+    asked_s = retry_after_s(response.headers, now_s)
+    if status in BANNED_S:
+        asked_s = max(BANNED_S[status], asked_s or 0.0)
+    return Limited(f"HTTP {status} {excerpt(response)}".strip(), asked_s)
+
+
 def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
-    """RFC 9110 §10.2.3: seconds, or a date; None when it is neither."""
+    """RFC 9110 §10.2.3: seconds, or a date; else of a provider's own header; None when it says neither."""
     text = headers.get("retry-after", "")
     if re.fullmatch(r"[0-9]{1,9}", text):
         return float(text)
+    for name, parts in RESETS.items():
+        if re.fullmatch(r"[0-9]{10,13}", headers.get(name, "")) and (wait_s := int(headers[name]) / parts - now_s) > 0:
+            return wait_s
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - now_s)
     except (ValueError, OverflowError, TypeError):

@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 from recorder.core import polled
 from recorder.core.frames import FRAME_BYTES_MAX, POLLED
 from recorder.shell.audit import Observe, Reporter
-from recorder.shell.history_client import BANNED, BUSY, LIMITED, HistoryClient, Signer, excerpt, retry_after_s
+from recorder.shell.history_client import BUSY, HistoryClient, Signer, excerpt, limited
 from recorder.shell.pace import Pace
 from recorder.values.errors import FrameError, JournalFull, Limited, LoginNeeded, RecorderError
 from recorder.values.feed import SECOND, Feed, FeedSpec, HttpRequest, HttpResponse, Poll, Polled
@@ -33,7 +33,6 @@ REFUSED_FIRST_S, REFUSED_MAX_S = 60.0, 900.0  # after a refused key: its owner m
 FAILED_FIRST_S, FAILED_MAX_S = 60.0, 3600.0  # of one poll alone: a symbol may be listed tomorrow
 LOGIN_S = 2.0  # how often it is looked at whether somebody has logged in; nobody is asked for that
 FULL_S = 1.0  # the disk is: until the recording pauses, or there is room
-BANNED_S = 300.0  # the shortest pause after this status, whatever Retry-After says
 REFUSED = (401, 403)
 
 
@@ -206,6 +205,8 @@ class Poller:
             response = await self._get(http)
             if response.status == 200 and not http.private:
                 self._keep(spec, poll.key, http, response)
+                if (refused := limited(response, self.capability.limited_by, time.time())) is not None:
+                    raise refused
             encoding = response.headers.get("content-encoding", "")
             if encoding:
                 body = await asyncio.to_thread(polled.unpacked, response.body, encoding)
@@ -227,11 +228,8 @@ class Poller:
         if status in http.accepts or status == 200:
             return response
         words = f"HTTP {status} {excerpt(response)}".strip()
-        if status in LIMITED:
-            asked_s = retry_after_s(response.headers, time.time())
-            if status == BANNED:
-                asked_s = max(BANNED_S, asked_s or 0.0)
-            raise Limited(words, asked_s)
+        if (refused := limited(response, self.capability.limited_by, time.time())) is not None:
+            raise refused
         if http.private:
             return response
         if status in BUSY:

@@ -10,9 +10,9 @@ from typing import Any
 from recorder.core import history, polled
 from recorder.core.history import Page
 from recorder.core.polled import unpacked
-from recorder.shell.history_client import BUSY, LIMITED, HistoryClient, Signer, excerpt, retry_after_s
+from recorder.shell.history_client import BUSY, HistoryClient, Signer, excerpt, limited
 from recorder.shell.pace import Pace
-from recorder.values.errors import ConfigError, RecorderError
+from recorder.values.errors import ConfigError, Limited, RecorderError
 from recorder.values.feed import Capability, Historian, HistoryRequest, HttpRequest, HttpResponse, Poll
 
 ATTEMPTS_MAX = 5  # of one request
@@ -61,9 +61,9 @@ class Questions:
     async def pages(
         self, pages: Generator[HttpRequest, HttpResponse, None]
     ) -> AsyncIterator[tuple[HttpRequest, HttpResponse, bool]]:
-        """Every request of a question with its answer as received, and whether it was the last.
+        """Every request of a question with its answer as received, and whether it was the last: of all there is.
 
-        Raises Unanswered, ConfigError, FrameError.
+        Raises Unanswered, ConfigError, and what ``pages`` says of an answer that is an error, after that answer.
         """
         http = next(pages, None)
         while http is not None:
@@ -73,6 +73,9 @@ class Questions:
                 following = pages.send(HttpResponse(response.status, response.headers, body))
             except StopIteration:
                 following = None
+            except RecorderError:
+                yield http, response, False
+                raise
             yield http, response, following is None
             http = following
 
@@ -93,16 +96,23 @@ class Questions:
             except OSError as error:
                 why = f"no answer: {error or type(error).__name__}"
                 continue
+            refused = limited(response, self._capability.limited_by, time.time())
+            if refused is not None:
+                why = self._paused(refused, response.status)
+                continue
             if response.status == 200 or response.status in http.accepts or http.private:
                 self._pace.answered()
                 return response
             why = f"HTTP {response.status}: {excerpt(response)}"
-            if response.status in LIMITED:
-                asked_s = retry_after_s(response.headers, time.time())
-                wait_s = self._pace.limited(min(LIMITED_MAX_S, LIMITED_S if asked_s is None else asked_s))
-                self._log.warning(
-                    "history.limited", feed=self.provider, status=response.status, wait_s=round(wait_s, 1)
-                )
-            elif response.status not in PASSING:
+            if response.status not in PASSING:
                 break
         raise Unanswered(f"{self.provider}: {why}")
+
+    def _paused(self, refused: Limited, status: int) -> str:
+        """Leave the provider alone for as long as it wants. Raises Unanswered where nobody waits that long."""
+        asked_s = LIMITED_S if refused.wait_s is None else refused.wait_s
+        wait_s = self._pace.limited(asked_s)
+        self._log.warning("history.limited", feed=self.provider, status=status, wait_s=round(wait_s, 1))
+        if asked_s > LIMITED_MAX_S:
+            raise Unanswered(f"{self.provider}: {refused}; it is not to be asked for {asked_s:.0f} s")
+        return str(refused)

@@ -19,7 +19,7 @@ from recorder.core import history
 from recorder.core.frames import RESPONSE
 from recorder.core.gaps import Counts, Gap, GapBook
 from recorder.core.history import HISTORY_CONNECTION, Identity, Page
-from recorder.shell.history_client import BUSY, LIMITED, HistoryClient, excerpt, retry_after_s
+from recorder.shell.history_client import BUSY, HistoryClient, excerpt, limited
 from recorder.shell.pace import Pace
 from recorder.values.config import RepairConfig
 from recorder.values.errors import JournalFull, RecorderError
@@ -171,7 +171,7 @@ class Repairer:
             raise _Never("older than the provider's history")
         request = self.book.request(gap)
         recovered = recovered_now = gap.recovered
-        failures, number = gap.failures, 0
+        failures, number, words = gap.failures, 0, ""
         try:
             pages = feed.history(request)
             http: HttpRequest | None = next(pages, None)
@@ -179,18 +179,18 @@ class Repairer:
             raise _Never(str(error)) from error
         while http is not None:
             response = await self._get(spec, http, capability)
-            following, last = _following(pages, response)
+            following, last, words = _following(pages, response)
             page = Page(gap=gap.identity, request=request, number=number, url=http.url, last=last)
             await self._journalled(spec, history.encode(page, response.body))
             now = self.book.open.get(gap.identity)
             if now is None:
                 return
             if now.failures > failures:
-                raise _Again("its history cannot be read")
+                raise _Again(words or "its history cannot be read")
             recovered_now, number, http = now.recovered, number + 1, following
         if recovered_now > recovered:
             self._tries.pop(gap.identity, None)
-        raise _Again("not in the provider's history")
+        raise _Again(words or "not in the provider's history")
 
     async def _get(self, spec: FeedSpec, http: HttpRequest, capability: Capability) -> HttpResponse:
         """One answer with status 200, no sooner than the provider's pace allows."""
@@ -206,13 +206,14 @@ class Repairer:
             raise _Again(f"no answer: {type(error).__name__}") from error
         status = response.status
         self.requests[name, status] += 1
+        refused = limited(response, capability.limited_by, time.time())
+        if refused is not None:
+            wait_s = pace.limited(refused.wait_s)
+            self._log.warning("history.limited", feed=name, status=status, wait_s=round(wait_s, 1))
+            raise _Later
         if status == 200:
             pace.answered()
             return response
-        if status in LIMITED:
-            wait_s = pace.limited(retry_after_s(response.headers, time.time()))
-            self._log.warning("history.limited", feed=name, status=status, wait_s=round(wait_s, 1))
-            raise _Later
         if status in BUSY:
             raise _Again(f"HTTP {status}")
         self._log.warning("history.refused", feed=name, status=status, url=http.url, reason=excerpt(response))
@@ -257,11 +258,11 @@ class Repairer:
 
 def _following(
     pages: Generator[HttpRequest, HttpResponse, None], response: HttpResponse
-) -> tuple[HttpRequest | None, bool]:
-    """(what to ask for after this page, whether it was the last). Of one that cannot be read the fold says so."""
+) -> tuple[HttpRequest | None, bool, str]:
+    """(what to ask for after this page, whether it was the last, what is wrong with it)."""
     try:
-        return pages.send(response), False
+        return pages.send(response), False, ""
     except StopIteration:
-        return None, True
-    except RecorderError:
-        return None, False
+        return None, True, ""
+    except RecorderError as error:
+        return None, False, str(error)

@@ -19,7 +19,7 @@ class FrameError(RecorderError):
 
 
 class Limited(RecorderError):
-    """A provider asks to be asked less, in an answer with status 200.
+    """A provider asks to be asked less.
 
     ``wait_s``  for how long it is to be left alone, None when it does not say
     """

@@ -62,6 +62,7 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     rest_per_second_max: float = 1.0  # HTTP requests, over all that ask the provider
     rest_quota: int = 0  # HTTP requests in any ``rest_quota_ns``, over all that ask it; 0: without such a limit
     rest_quota_ns: int = 0
+    limited_by: tuple[bytes, ...] = ()  # words of its short answers, of any status, to one who asks too much
 
 
 def polled(channels: tuple[str, ...], symbols_max: int, per_second_max: float, **more: Any) -> Capability:
@@ -270,7 +271,7 @@ class Historian(Protocol):
     def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
         """Yield a request, be sent its response (status 200 only), yield the next page, return when there is no more.
 
-        Raises SymbolError, ConfigError.
+        Raises SymbolError, ConfigError, and FrameError for an answer that is an error.
         """
 
     def history_decoder(self, out: Any) -> Callable[[HistoryRequest, bytes, int], None]:

@@ -198,17 +198,21 @@ class Elements:
         return items
 
 
+def elements(raw: Any) -> list[msgspec.Raw]:
+    """Of a raw JSON array. Raises FrameError, with its first words, if it is another thing."""
+    try:
+        return _LIST.decode(raw)
+    except UNREADABLE as error:
+        raise FrameError(f"{bytes(raw)[:200].decode('utf-8', 'replace')!r} is no array: {error}") from None
+
+
 def fitting(raw: Any, decode: Callable[[Any], Any], refuse: Callable[[str, bytes], None]) -> list[Any]:
     """Elements of a raw JSON array that fit; every other one goes to ``refuse(reason, its bytes)``.
 
     Raises FrameError if it is not an array.
     """
-    try:
-        elements = _LIST.decode(raw)
-    except UNREADABLE as error:
-        raise FrameError(f"an array is expected: {error}") from None
     result = []
-    for element in elements:
+    for element in elements(raw):
         try:
             result.append(decode(element))
         except UNREADABLE as error:

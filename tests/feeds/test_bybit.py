@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -473,7 +474,7 @@ def test_an_error_inside_http_200_is_an_error(body: bytes) -> None:
         feed.feed.history_decoder(feed.scope)(request, body, FRAME_END)  # type: ignore[attr-defined]
     pages = feed.feed.history(request)  # type: ignore[attr-defined]
     next(pages)
-    with pytest.raises(StopIteration):
+    with pytest.raises(FrameError):
         pages.send(HttpResponse(200, {}, body))
 
 
@@ -540,10 +541,14 @@ def test_every_minute_of_two_days_is_fetched_from_the_simulator_once() -> None:
             end = start + (bars - 1) * 60 * 10**9
             request = HistoryRequest("BTC-USD-PERP", "bars", start, end, timeframe="1m")
             decode, asked = feed.history_decoder(recorded.scope), 0
-            for page in feed.history(request):
-                answer = await asyncio.to_thread(get, page)
-                decode(request, answer.body, FRAME_END)
-                asked += 1
+            pages = feed.history(request)
+            page = next(pages)
+            with suppress(StopIteration):
+                while True:
+                    answer = await asyncio.to_thread(get, page)
+                    decode(request, answer.body, FRAME_END)
+                    asked += 1
+                    page = pages.send(answer)
             times = [row["ts_event"] for row in recorded.rows("bars")]
             assert (asked, sorted(times)) == (3, [start + i * 60 * 10**9 for i in range(bars)])
             assert recorded.rows("rejected") == []
@@ -570,9 +575,8 @@ def test_the_simulator_cuts_who_does_not_ping_and_refuses_who_asks_too_fast() ->
             base = f"{sim.rest_url('bybit-linear')}/v5/market/recent-trade"
             asked = [f"{base}?category=linear&symbol={name}" for name in ("BTCUSDT", "FOOUSDT", "BTCUSDT&limit=1001")]
             answers = [await asyncio.to_thread(get, HttpRequest(url)) for url in [*asked, asked[0]]]
-            assert [(a.status, json.loads(a.body)["retCode"]) for a in answers] == [
-                (200, 0), (200, 10001), (200, 10001), (403, 10006),
-            ]  # fmt: skip
+            assert [json.loads(a.body)["retCode"] for a in answers[:3]] == [0, 10001, 10001]
+            assert [a.status for a in answers] == [200, 200, 200, 403]
             elapsed[0] = 601 * 10**9
             with pytest.raises(websockets.ConnectionClosed):
                 await ws.recv()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from recorder.core.past_bars import windows
 from recorder.feeds import make
 from recorder.values.errors import ConfigError, FrameError
-from recorder.values.feed import FeedSpec, HistoryRequest, HttpRequest
+from recorder.values.feed import FeedSpec, HistoryRequest, HttpRequest, HttpResponse
 from recorder.values.tables import BACKFILLED
 from recorder.values.timeframes import LENGTHS, end_of
 
@@ -204,8 +205,12 @@ def test_pages_hold_every_bar_of_a_range_once(timeframe: str, start: int, bars: 
         asked.append((first, last))
         return HttpRequest("https://x")
 
-    for _ in windows(HistoryRequest("A", "bars", start, end, timeframe=timeframe), bars, ask):
-        pass
+    request = HistoryRequest("A", "bars", start, end, timeframe=timeframe)
+    pages: Any = windows(request, bars, ask, lambda body: None)
+    with suppress(StopIteration):
+        next(pages)
+        while True:
+            pages.send(HttpResponse(200, {}, b""))
     listed = [each for first, last in asked for each in range(first, last + 1, step)]
     assert listed == [each * step for each in range(-(-start // step), end // step + 1)]
     assert all(last - first < bars * step for first, last in asked)

@@ -117,9 +117,9 @@ def pages(
         query = {"symbols": name, **span, **bars, "limit": PAGE, **stocks, "sort": "asc", "page_token": token}
         response = yield HttpRequest(address(base, f"{path}/{request.channel}", **query), (), secret_headers)
         try:
-            following = _token(_fields(response.body)["next_page_token"])
-        except (*UNREADABLE, KeyError):
-            return  # decode says what is wrong with it
+            following = _token(_page(request.channel, response.body).get("next_page_token", b"null"))
+        except UNREADABLE as error:
+            raise FrameError(f"no page of {request.channel}: {error}") from None
         if not following or following == token:
             return
         token = following
@@ -161,13 +161,18 @@ def bars_decoder(scope: Scope, name_of: Callable[[str], str]) -> Callable[[Histo
     return past_bars.decoder(scope, read)
 
 
+def _page(channel: str, body: bytes) -> dict[str, msgspec.Raw]:
+    """Raises FrameError, and what msgspec raises."""
+    fields = _fields(body)
+    if channel not in fields:
+        raise FrameError(f"no page of {channel}: {body[:200].decode('utf-8', 'replace')}")
+    return fields
+
+
 def _items(channel: str, name: str, body: bytes, refuse: Callable[[str, bytes], None]) -> list[Any]:
     """Trades or quotes of a page: {"trades":{"AAPL":[…]},"next_page_token":null}. Raises FrameError."""
     try:
-        fields = _fields(body)
-        if channel not in fields:
-            raise FrameError(f"no page of {channel}: {bytes(fields.get('message', b'it has none'))[:200]!r}")
-        lists = _symbols(fields[channel]) or {}
+        lists = _symbols(_page(channel, body)[channel]) or {}
     except UNREADABLE as error:
         raise FrameError(f"no page of {channel}: {error}") from None
     raw = lists.get(name, msgspec.Raw(b"[]"))

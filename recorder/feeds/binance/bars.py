@@ -17,7 +17,7 @@ from recorder.core.batch import Scope
 from recorder.core.past_bars import Bar, Refuse
 from recorder.values.feed import HistoryRequest, HttpRequest, HttpResponse
 from recorder.values.history import address
-from recorder.values.messages import NAN, Id, fitting
+from recorder.values.messages import NAN, Id, elements, fitting
 from recorder.values.symbols import BinanceMarket
 
 PATHS = {"spot": "/api/v3/klines", "usdm": "/fapi/v1/klines", "coinm": "/dapi/v1/klines"}
@@ -53,7 +53,7 @@ def pages(
         span = {"startTime": start // MILLISECOND, "endTime": end // MILLISECOND}
         return HttpRequest(address(base, PATHS[market], symbol=name, interval=request.timeframe, **span, limit=PAGE))
 
-    return past_bars.windows(request, PAGE, ask)
+    return past_bars.windows(request, PAGE, ask, elements)
 
 
 def decoder(scope: Scope, market: BinanceMarket) -> Callable[[HistoryRequest, bytes, int], None]:

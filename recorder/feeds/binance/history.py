@@ -87,10 +87,7 @@ def pages(
 
     def page(where: str, **query: int | None) -> Generator[HttpRequest, HttpResponse, list[Any]]:
         response = yield HttpRequest(address(base, where, symbol=name, **query), headers)
-        try:
-            return fitting(response.body, _aggregate if where == AGGREGATED[market] else _single, _ignore)
-        except FrameError:
-            return []  # decode says what is wrong with it
+        return fitting(response.body, _aggregate if where == AGGREGATED[market] else _single, _ignore)
 
     first, last = request.from_id, request.to_id
     if first is None or last is None:

@@ -201,6 +201,7 @@ class Bitstamp:
             history_channels=("bars",) if self._base() is not None else (),
             history_timeframes=bars.TIMEFRAMES,
             rest_per_second_max=bars.PER_SECOND_MAX,
+            limited_by=bars.LIMITED_BY,
         )
 
     def _base(self) -> str | None:

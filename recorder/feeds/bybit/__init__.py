@@ -104,6 +104,7 @@ class Bybit:
             history_channels=() if self._base() is None else self._remembered(),
             history_timeframes=tuple(bars.NAMES),
             rest_per_second_max=history.PER_SECOND_MAX,
+            limited_by=history.LIMITED_BY,
         )
 
     def _remembered(self) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def pages(base: str, market: str, name: str, request: HistoryRequest) -> Generat
         interval = NAMES[request.timeframe]
         return HttpRequest(address(base, PATH, category=market, symbol=name, interval=interval, **span, limit=PAGE))
 
-    return past_bars.windows(request, PAGE, ask)
+    return past_bars.windows(request, PAGE, ask, page_of)
 
 
 def decoder(scope: Scope) -> Callable[[HistoryRequest, bytes, int], None]:

@@ -23,6 +23,7 @@ URL = "https://api.bybit.com"
 PATH = "/v5/market/recent-trade"
 PAGE, PAGE_OF_SPOT = 1000, 60  # trades in the only answer there is
 PER_SECOND_MAX = 10.0  # a twelfth of 600 requests in 5 seconds and address; who asks for more is banned for 10 minutes
+LIMITED_BY = (b'"retCode":10006', b"access too frequent")  # of one endpoint with status 200; of the ban with 403
 
 
 class Past(Struct, gc=False):
@@ -73,14 +74,11 @@ def _read(body: bytes, refuse: Callable[[str, bytes], None]) -> list[Past]:
 
 
 def pages(base: str, market: str, name: str, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
-    """One page, newest first. Raises FrameError where it begins after what was asked for: then it is not the last page,
-    and what is older stays missing."""
+    """One page, newest first. Raises FrameError also where it begins after what was asked for: then it is not the last
+    page, and what is older stays missing."""
     limit = PAGE_OF_SPOT if market == "spot" else PAGE
     response = yield HttpRequest(address(base, PATH, category=market, symbol=name, limit=limit))
-    try:
-        trades = _read(response.body, lambda why, part: None)
-    except FrameError:
-        return  # decode says what is wrong with it
+    trades = _read(response.body, lambda why, part: None)
     if len(trades) >= limit and min(trade.time for trade in trades) * MILLISECOND >= request.start:
         raise FrameError(f"Bybit remembers {limit} trades of {name}, the oldest is younger than what is missing")
 

@@ -19,7 +19,7 @@ from recorder.core.past_bars import Bar, Refuse
 from recorder.values.errors import FrameError
 from recorder.values.feed import SECOND, HistoryRequest, HttpRequest, HttpResponse
 from recorder.values.history import address
-from recorder.values.messages import UNREADABLE, Id, fitting
+from recorder.values.messages import UNREADABLE, Id, elements, fitting
 from recorder.values.timeframes import LENGTHS
 
 PATHS = {"exchange": "/products/{}/candles", "advanced": "/api/v3/brokerage/market/products/{}/candles"}
@@ -66,6 +66,14 @@ _advanced = msgspec.json.Decoder(AdvancedCandle, strict=False).decode
 _page = msgspec.json.Decoder(Page).decode
 
 
+def _listed(body: bytes) -> msgspec.Raw:
+    """Of Advanced Trade. Raises FrameError."""
+    try:
+        return _page(body).candles
+    except UNREADABLE as error:
+        raise FrameError(f"no page of candles, {error}: {body[:200].decode('utf-8', 'replace')}") from None
+
+
 def pages(base: str, api: str, product: str, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
     def ask(start: int, end: int) -> HttpRequest:
         span = {"start": start // SECOND, "end": end // SECOND}
@@ -75,18 +83,12 @@ def pages(base: str, api: str, product: str, request: HistoryRequest) -> Generat
             query = {**span, "granularity": GRANULARITIES[request.timeframe], "limit": PAGE}
         return HttpRequest(address(base, PATHS[api].format(product), **query))
 
-    return past_bars.windows(request, PAGE, ask)
+    return past_bars.windows(request, PAGE, ask, elements if api == "exchange" else _listed)
 
 
 def decoder(scope: Scope, api: str) -> Callable[[HistoryRequest, bytes, int], None]:
     def read(request: HistoryRequest, body: bytes, refuse: Refuse) -> Iterator[Bar]:
-        if api == "exchange":
-            candles = fitting(body, _candle, refuse)
-        else:
-            try:
-                candles = fitting(_page(body).candles, _advanced, refuse)
-            except UNREADABLE as error:
-                raise FrameError(f"no page of candles: {error}") from None
+        candles = fitting(body, _candle, refuse) if api == "exchange" else fitting(_listed(body), _advanced, refuse)
         for c in candles:
             yield Bar(c.start * SECOND, c.open, c.high, c.low, c.close, c.volume)
 

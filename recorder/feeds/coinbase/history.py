@@ -10,6 +10,7 @@ another identity (unverified: no live answer has shown them).
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import Any, Literal
 
 import msgspec
@@ -73,16 +74,17 @@ def _advanced_trades(body: bytes, refuse: Refuse) -> list[Any]:
     try:
         page = msgspec.json.decode(body, type=AdvancedPage)
     except UNREADABLE as error:
-        raise FrameError(f"no page of trades: {error}") from None
+        raise FrameError(f"no page of trades, {error}: {body[:200].decode('utf-8', 'replace')}") from None
     return fitting(page.trades, element_reader(advanced.Trade), refuse)
 
 
 def _readable(read: Callable[[bytes, Refuse], list[Any]], body: bytes) -> list[tuple[int, Any]]:
-    """(time, trade) of what can be read of a page; what is wrong with the rest, decode says."""
-    try:
-        return [(rfc3339_ns(trade.time), trade) for trade in read(body, lambda why, part: None)]
-    except FrameError:
-        return []
+    """(time, trade) of what can be read of a page; what is wrong with the rest, decode says. Raises FrameError."""
+    found = []
+    for trade in read(body, lambda why, part: None):
+        with suppress(FrameError):
+            found.append((rfc3339_ns(trade.time), trade))
+    return found
 
 
 def exchange_pages(url: str, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:

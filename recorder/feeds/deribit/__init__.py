@@ -110,6 +110,7 @@ class Deribit:
             history_channels=("trades", "bars") if self._base() is not None else (),
             history_timeframes=tuple(TIMEFRAMES),
             rest_per_second_max=history.PER_SECOND_MAX,
+            limited_by=history.LIMITED_BY,
         )
 
     def _base(self) -> str | None:

@@ -10,6 +10,7 @@ from msgspec import Struct
 from recorder.core import past_bars
 from recorder.core.batch import Scope
 from recorder.core.past_bars import Bar, Refuse
+from recorder.feeds.deribit.history import result_of
 from recorder.feeds.deribit.messages import TIMEFRAMES
 from recorder.values.errors import FrameError
 from recorder.values.feed import HistoryRequest, HttpRequest, HttpResponse
@@ -35,13 +36,7 @@ class Chart(Struct):
     status: str = "ok"
 
 
-class Answer(Struct):
-    """{"jsonrpc":"2.0","result":{…}}; an error is HTTP 400 with ``error``."""
-
-    result: Chart
-
-
-_answer = msgspec.json.Decoder(Answer).decode
+_chart = msgspec.json.Decoder(Chart).decode
 
 
 def pages(base: str, instrument: str, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
@@ -51,13 +46,13 @@ def pages(base: str, instrument: str, request: HistoryRequest) -> Generator[Http
             address(base, PATH, instrument_name=instrument, **span, resolution=TIMEFRAMES[request.timeframe])
         )
 
-    return past_bars.windows(request, PAGE, ask)
+    return past_bars.windows(request, PAGE, ask, result_of)
 
 
 def decoder(scope: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
     def read(request: HistoryRequest, body: bytes, refuse: Refuse) -> Iterator[Bar]:
         try:
-            chart = _answer(body).result
+            chart = _chart(result_of(body))
         except UNREADABLE as error:
             raise FrameError(f"no chart: {error}") from None
         columns = (chart.ticks, chart.open, chart.high, chart.low, chart.close, chart.volume)

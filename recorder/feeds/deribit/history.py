@@ -23,6 +23,7 @@ BY_SEQ = "/public/get_last_trades_by_instrument"
 BY_TIME = "/public/get_last_trades_by_instrument_and_time"
 PAGE = 1000  # trades in one answer at most
 PER_SECOND_MAX = 5.0  # a quarter of what the refill of credits allows: 10,000 a second at 500 a request
+LIMITED_BY = (b'"code":10028',)  # too_many_requests
 
 
 class Result(Struct):
@@ -34,23 +35,34 @@ class Page(Struct):
     """{"jsonrpc":"2.0","result":{"trades":[…],"has_more":false},"usIn":…,"usOut":…,"usDiff":764}, or
     {"jsonrpc":"2.0","error":{"code":10028,"message":"too_many_requests"}}"""
 
-    result: Result | None = None
-    error: msgspec.Raw | None = None
+    result: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
 
 
 _page = msgspec.json.Decoder(Page).decode
 
 
-def read(body: bytes) -> Result:
+_result = msgspec.json.Decoder(Result).decode
+
+
+def result_of(body: bytes) -> msgspec.Raw:
     """Raises FrameError, also for an error that comes as HTTP 200."""
     try:
         page = _page(body)
     except UNREADABLE as error:
-        raise FrameError(f"no page of trades: {error}") from None
-    if page.error is not None or page.result is None:
-        words = bytes(page.error or b"neither result nor error")[:200].decode("utf-8", "replace")
+        raise FrameError(f"no answer of Deribit: {error}") from None
+    if bytes(page.error) or not bytes(page.result):
+        words = (bytes(page.error) or b"neither result nor error")[:200].decode("utf-8", "replace")
         raise FrameError(f"Deribit: {words}")
     return page.result
+
+
+def read(body: bytes) -> Result:
+    """A page of trades. Raises FrameError."""
+    try:
+        return _result(result_of(body))
+    except UNREADABLE as error:
+        raise FrameError(f"no page of trades: {error}") from None
 
 
 def pages(base: str, instrument: str, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
@@ -68,11 +80,8 @@ def pages(base: str, instrument: str, request: HistoryRequest) -> Generator[Http
                 base + BY_SEQ, "", instrument_name=instrument, start_seq=first, end_seq=last, count=PAGE, sorting="asc"
             )  # fmt: skip
         response = yield HttpRequest(url)
-        try:
-            result = read(response.body)
-            trades: list[Trade] = fitting(result.trades, element_reader(Trade), lambda why, part: None)
-        except FrameError:
-            return  # decode says what is wrong with it
+        result = read(response.body)
+        trades: list[Trade] = fitting(result.trades, element_reader(Trade), lambda why, part: None)
         if not trades or not result.has_more:
             return
         newest = max(trades, key=lambda trade: trade.trade_seq)

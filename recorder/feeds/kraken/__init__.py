@@ -112,6 +112,7 @@ class Kraken:
             history_channels=() if self._base() is None else ("trades", "bars") if numbered else ("bars",),
             history_timeframes=bars.TIMEFRAMES,
             rest_per_second_max=history.PER_SECOND_MAX,
+            limited_by=history.LIMITED_BY,
         )
 
     def _base(self) -> str | None:

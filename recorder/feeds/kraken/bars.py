@@ -13,11 +13,10 @@ from msgspec import Struct
 from recorder.core import past_bars
 from recorder.core.batch import Scope
 from recorder.core.past_bars import Bar, Refuse
-from recorder.feeds.kraken.history import Page, rest_name
-from recorder.values.errors import FrameError
+from recorder.feeds.kraken.history import page_of, rest_name
 from recorder.values.feed import MINUTE, SECOND, HistoryRequest, HttpRequest, HttpResponse
 from recorder.values.history import address
-from recorder.values.messages import NAN, UNREADABLE, Id, fitting
+from recorder.values.messages import NAN, Id, fitting
 from recorder.values.timeframes import LENGTHS
 
 PATH = "/0/public/OHLC"
@@ -37,30 +36,21 @@ class Candle(Struct, array_like=True, gc=False):
     count: Id
 
 
-_page = msgspec.json.Decoder(Page).decode
 _candle = msgspec.json.Decoder(Candle, strict=False).decode
 
 
 def pages(base: str, pair: str, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
     """One answer has all there is. ``since`` is exclusive (unverified), so a second is taken off."""
     minutes = LENGTHS[request.timeframe] // MINUTE
-    yield HttpRequest(
+    response = yield HttpRequest(
         address(base, PATH, pair=rest_name(pair), interval=minutes, since=max(0, request.start // SECOND - 1))
     )
+    page_of(response.body)
 
 
 def decoder(scope: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
     def read(request: HistoryRequest, body: bytes, refuse: Refuse) -> Iterator[Bar]:
-        try:
-            page = _page(body)
-        except UNREADABLE as error:
-            raise FrameError(f"no page of candles: {error}") from None
-        if page.error:
-            raise FrameError(f"Kraken: {', '.join(page.error)[:200]}")
-        lists = [raw for name, raw in page.result.items() if name != "last"]
-        if len(lists) != 1:
-            raise FrameError(f"a page of candles of {len(lists)} pairs; one was asked for")
-        for c in fitting(lists[0], _candle, refuse):
+        for c in fitting(page_of(body)[0], _candle, refuse):
             vwap = c.vwap if c.count else NAN
             yield Bar(c.start * SECOND, c.open, c.high, c.low, c.close, c.volume, vwap, c.count)
 

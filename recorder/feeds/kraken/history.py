@@ -20,9 +20,9 @@ from recorder.values.tables import BACKFILLED, BUY, SELL
 URL = "https://api.kraken.com"
 PATH = "/0/public/Trades"
 PAGE = 1000  # trades in one answer at most
-PER_SECOND_MAX = (
-    1.0  # of the public endpoints, per address and pair (unverified number; errors say "Too many requests")
-)
+PER_SECOND_MAX = 1.0  # of the public endpoints, per address and pair (unverified number)
+# With status 200 (words unverified).
+LIMITED_BY = (b"EAPI:Rate limit exceeded", b"EGeneral:Too many requests", b"EService: Throttled")
 MICROSECOND = 1_000
 
 _OLD_NAMES = {"BTC": "XBT", "DOGE": "XDG"}  # of assets, in names of pairs
@@ -56,18 +56,28 @@ _past = msgspec.json.Decoder(Past, strict=False).decode
 _last = msgspec.json.Decoder(int, strict=False).decode
 
 
-def _read(body: bytes, refuse: Callable[[str, bytes], None]) -> tuple[list[Past], int]:
-    """Trades of a page, and the time in ns after which the next one goes on. Raises FrameError."""
+def page_of(body: bytes) -> tuple[msgspec.Raw, msgspec.Raw]:
+    """What an answer holds of the one pair, and its ``last``. Raises FrameError, also for errors as HTTP 200."""
     try:
         page = _page(body)
         if page.error:
             raise FrameError(f"Kraken: {', '.join(page.error)[:200]}")
-        last = _last(page.result.pop("last"))
+        last = page.result.pop("last")
     except (*UNREADABLE, KeyError) as error:
-        raise FrameError(f"no page of trades: {error}") from None
+        raise FrameError(f"no answer of Kraken: {error}") from None
     if len(page.result) != 1:
-        raise FrameError(f"a page of trades of {len(page.result)} pairs; one was asked for")
-    return fitting(next(iter(page.result.values())), _past, refuse), last
+        raise FrameError(f"an answer about {len(page.result)} pairs; one was asked for")
+    return next(iter(page.result.values())), last
+
+
+def _read(body: bytes, refuse: Callable[[str, bytes], None]) -> tuple[list[Past], int]:
+    """Trades of a page, and the time in ns after which the next one goes on. Raises FrameError."""
+    listed, text = page_of(body)
+    try:
+        last = _last(text)
+    except UNREADABLE as error:
+        raise FrameError(f"no page of trades: {error}") from None
+    return fitting(listed, _past, refuse), last
 
 
 def rest_name(pair: str) -> str:
@@ -88,11 +98,8 @@ def pages(base: str, pair: str, request: HistoryRequest) -> Generator[HttpReques
     since = request.start - MICROSECOND  # exclusive, and what was cut off of the first trade's time is less than that
     for _ in range(PAGES_MAX):
         response = yield HttpRequest(address(base, PATH, pair=name, since=since, count=PAGE))
-        try:
-            trades, last = _read(response.body, lambda why, part: None)
-            done = len(trades) < PAGE or last <= since or _time(trades[-1]) > request.end
-        except FrameError:
-            return  # decode says what is wrong with it
+        trades, last = _read(response.body, lambda why, part: None)
+        done = len(trades) < PAGE or last <= since or _time(trades[-1]) > request.end
         if done or (request.to_id is not None and trades[-1].trade_id >= request.to_id):
             return
         since = last

@@ -113,6 +113,7 @@ class Okx:
             history_timeframes=tuple(bars.NAMES),
             history_window_ns=history.WINDOW_NS,
             rest_per_second_max=history.PER_SECOND_MAX,
+            limited_by=history.LIMITED_BY,
         )
 
     def _base(self) -> str | None:

@@ -10,12 +10,11 @@ from msgspec import Struct
 from recorder.core import past_bars
 from recorder.core.batch import Scope
 from recorder.core.past_bars import Bar, Refuse
-from recorder.feeds.okx.history import Page
+from recorder.feeds.okx.history import page_of
 from recorder.feeds.okx.messages import MILLISECOND
-from recorder.values.errors import FrameError
 from recorder.values.feed import HistoryRequest, HttpRequest, HttpResponse
 from recorder.values.history import address
-from recorder.values.messages import UNREADABLE, Id, fitting
+from recorder.values.messages import Id, fitting
 
 PATH = "/api/v5/market/history-candles"
 PAGE = 100  # bars in one answer at most; 300 are documented since 2024 (unverified)
@@ -39,7 +38,6 @@ class Candle(Struct, array_like=True, gc=False):
     volume: float  # contracts on derivatives
 
 
-_page = msgspec.json.Decoder(Page).decode
 _candle = msgspec.json.Decoder(Candle, strict=False).decode
 
 
@@ -50,18 +48,12 @@ def pages(base: str, name: str, request: HistoryRequest) -> Generator[HttpReques
         span = {"after": end // MILLISECOND + 1, "before": start // MILLISECOND - 1}
         return HttpRequest(address(base, PATH, instId=name, bar=NAMES[request.timeframe], **span, limit=PAGE))
 
-    return past_bars.windows(request, PAGE, ask)
+    return past_bars.windows(request, PAGE, ask, page_of)
 
 
 def decoder(scope: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
     def read(request: HistoryRequest, body: bytes, refuse: Refuse) -> Iterator[Bar]:
-        try:
-            page = _page(body)
-        except UNREADABLE as error:
-            raise FrameError(f"no page of candles: {error}") from None
-        if page.code != "0":
-            raise FrameError(f"OKX {page.code[:20]}: {page.msg[:200]}")
-        for c in fitting(page.data, _candle, refuse):
+        for c in fitting(page_of(body).data, _candle, refuse):
             yield Bar(c.start * MILLISECOND, c.open, c.high, c.low, c.close, c.volume)
 
     return past_bars.decoder(scope, read)

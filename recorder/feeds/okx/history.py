@@ -25,6 +25,7 @@ PATH = "/api/v5/market/history-trades"
 PAGE = 100  # trades in one answer at most
 WINDOW_NS = 90 * 24 * HOUR  # about three months (unverified)
 PER_SECOND_MAX = 5.0  # half of the 20 requests in 2 seconds that an address may make
+LIMITED_BY = (b'"code":"50011"',)  # with status 429, and 200 (unverified)
 
 BY_ID, BY_TIME = 1, 2  # what ``after`` is
 
@@ -51,15 +52,20 @@ class Page(Struct):
 _page = msgspec.json.Decoder(Page).decode
 
 
-def _read(body: bytes, refuse: Callable[[str, bytes], None]) -> list[Past]:
-    """Trades of a page. Raises FrameError."""
+def page_of(body: bytes) -> Page:
+    """Raises FrameError, also for the errors that come as HTTP 200."""
     try:
         page = _page(body)
     except UNREADABLE as error:
-        raise FrameError(f"no page of trades: {error}") from None
+        raise FrameError(f"no answer of OKX: {error}") from None
     if page.code != "0":
         raise FrameError(f"OKX: {page.code[:20]} {page.msg[:200]}")
-    return fitting(page.data, element_reader(Past), refuse)
+    return page
+
+
+def _read(body: bytes, refuse: Callable[[str, bytes], None]) -> list[Past]:
+    """Trades of a page. Raises FrameError."""
+    return fitting(page_of(body).data, element_reader(Past), refuse)
 
 
 def pages(base: str, name: str, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
@@ -74,10 +80,7 @@ def pages(base: str, name: str, request: HistoryRequest) -> Generator[HttpReques
     for _ in range(PAGES_MAX):
         limit = min(PAGE, cursor - first) if kind == BY_ID and first is not None and last is not None else PAGE
         response = yield HttpRequest(address(base, PATH, instId=name, type=kind, after=cursor, limit=max(1, limit)))
-        try:
-            trades = _read(response.body, lambda why, part: None)
-        except FrameError:
-            return  # decode says what is wrong with it
+        trades = _read(response.body, lambda why, part: None)
         if not trades:
             return
         oldest = min(trade.tradeId for trade in trades)

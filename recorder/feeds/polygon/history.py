@@ -152,10 +152,7 @@ def pages(
         if asked is None:
             return
         response = yield HttpRequest(asked, (), secret_headers)
-        try:
-            url = following(base, read(response.body))
-        except FrameError:
-            return  # decode says what is wrong with it
+        url = following(base, read(response.body))
         if url == asked:
             return
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from recorder.core.batch import Scope
 from recorder.feeds.yahoo import history
 from recorder.feeds.yahoo.names import CHANNELS, INFO, TIMEFRAMES, own_names
-from recorder.feeds.yahoo.rows import SECONDS, decoder, expirations, refusal
+from recorder.feeds.yahoo.rows import SECONDS, check, decoder, expirations
 from recorder.values.errors import FrameError, Limited
 from recorder.values.feed import (
     HOUR,
@@ -24,14 +24,13 @@ from recorder.values.feed import (
     polled,
 )
 from recorder.values.history import address, checked, rest_base
-from recorder.values.messages import UNREADABLE, option, sharded
+from recorder.values.messages import option, sharded
 
 CRUMBS = "https://query1.finance.yahoo.com"
 COOKIES = "https://fc.yahoo.com"
 DAY_EVERY_NS = HOUR
 CHAIN_EVERY_NS = 5 * MINUTE
 EXPIRATIONS_MAX = 100  # SPY has under 40
-DOWN_S = 60.0  # left alone when it shows its page of maintenance
 _COOKIE = re.compile(r"([\w.-]+=[\x21-\x3a\x3c-\x7e]*)")
 _CRUMB = re.compile(r"[\x21-\x3b\x3d-\x7e]{1,64}")
 EXPIRED = (401, 403)  # a crumb
@@ -93,7 +92,7 @@ class YahooAsked:
 
         def ask() -> Asking:
             answer = yield HttpRequest(url)
-            _check(answer.body)
+            check(answer.body)
 
         return ask
 
@@ -102,11 +101,11 @@ class YahooAsked:
 
         def ask() -> Asking:
             first = yield from self._with_crumb(address(self._charts, path))
-            _check(first.body)
+            check(first.body)
             if self._options["expirations"] == "all":
                 for seconds in expirations(first.body)[1:EXPIRATIONS_MAX]:
                     answer = yield from self._with_crumb(address(self._charts, path, date=seconds))
-                    _check(answer.body)
+                    check(answer.body)
 
         return ask
 
@@ -137,15 +136,3 @@ class YahooAsked:
         if answer.status != 200 or not _CRUMB.fullmatch(text):
             raise FrameError(f"HTTP {answer.status} and no crumb")
         self._cookie, self._crumb = cookie, text
-
-
-def _check(body: bytes) -> None:
-    """Raises FrameError for an answer that is an error, Limited for the page of a server that is down."""
-    if b"Will be right back" in body:
-        raise Limited("Will be right back", DOWN_S)
-    try:
-        words = refusal(body)
-    except UNREADABLE as error:
-        raise FrameError(f"no answer of Yahoo's: {error}") from None
-    if words:
-        raise FrameError(words)

@@ -13,7 +13,7 @@ from recorder.core import past_bars
 from recorder.core.batch import Scope
 from recorder.core.past_bars import Bar, Refuse
 from recorder.feeds.yahoo.names import TIMEFRAMES, own_name
-from recorder.feeds.yahoo.rows import chart_of, listed
+from recorder.feeds.yahoo.rows import chart_of, check, listed
 from recorder.values.errors import FrameError
 from recorder.values.feed import SECOND, HistoryRequest, HttpRequest, HttpResponse
 from recorder.values.history import address
@@ -37,7 +37,7 @@ def pages(base: str, request: HistoryRequest) -> Generator[HttpRequest, HttpResp
         )
 
     # Its bars begin with the session, not on whole hours and days.
-    return past_bars.windows(replace(request, start=max(0, request.start - step)), PAGE, ask)
+    return past_bars.windows(replace(request, start=max(0, request.start - step)), PAGE, ask, check)
 
 
 def decoder(scope: Scope) -> Callable[[HistoryRequest, bytes, int], None]:

@@ -11,7 +11,7 @@ import msgspec
 from recorder.core.batch import Scope
 from recorder.feeds.yahoo.names import TIMEFRAMES, canonical
 from recorder.values import occ
-from recorder.values.errors import FrameError, SymbolError
+from recorder.values.errors import FrameError, Limited, SymbolError
 from recorder.values.feed import SECOND
 from recorder.values.messages import INF, NAN, TS_AHEAD_MAX, TS_EVENT_MIN, UNREADABLE, element_reader, fitting, misfit
 from recorder.values.schema import LONG_NULL, TEXT_NULL
@@ -19,6 +19,7 @@ from recorder.values.tables import SPLIT_ADJUSTED
 
 SECONDS = {"1m": 60, "2m": 120, "5m": 300, "15m": 900, "1h": 3600, "90m": 5400}
 PLACEHOLDER_IV = 1e-4  # 1e-5 and the like are sent outside of trading hours
+DOWN_S = 60.0  # left alone when it shows its page of maintenance
 SECONDS_MAX = (1 << 62) // SECOND
 _ALSO = {"1h": "60m"}  # two names of one interval
 _FLOAT = struct.Struct("<f")
@@ -229,6 +230,18 @@ def decoder(scope: Scope) -> Callable[[str, bytes, int], None]:
             raise FrameError(str(error)) from None
 
     return decode
+
+
+def check(body: bytes) -> None:
+    """Raises FrameError for an answer that is an error, Limited for the page of a server that is down."""
+    if b"Will be right back" in body:
+        raise Limited("Will be right back", DOWN_S)
+    try:
+        words = refusal(body)
+    except UNREADABLE as error:
+        raise FrameError(f"no answer of Yahoo's: {error}") from None
+    if words:
+        raise FrameError(words)
 
 
 def chart_of(body: bytes, name: str, timeframe: str) -> Result:

@@ -15,7 +15,7 @@ from recorder.core.market import ASK, ASK_SIZE, ID, PRICE, PRICE_DIGITS, SIDE, S
 from recorder.core.text_time import rfc3339_ns
 from recorder.shell.simulator.pages import EVER, time_text
 from recorder.shell.simulator.past import Past
-from recorder.shell.simulator.rest import Answer, Asked, Refused, whole
+from recorder.shell.simulator.rest import SECOND_NS, Answer, Asked, Refused, whole
 from recorder.shell.simulator.venue import Venue
 from recorder.values.errors import FrameError
 
@@ -64,6 +64,12 @@ def alpaca(venue: Venue, trades: Past, quotes: Past, asked: Asked) -> Answer:
             break
     listed = ",".join(f'"{name}":[{",".join(items)}]' for name, items in lists.items())
     return Answer(200, f'{{"{channel}":{{{listed}}},"next_page_token":{json.dumps(token)}}}')
+
+
+def alpaca_headers(spent: int, most: int, end_ns: int) -> dict[str, str]:
+    """Of every answer; the end of the window in whole seconds, rounded up."""
+    left = {"X-RateLimit-Limit": str(most), "X-RateLimit-Remaining": str(max(0, most - spent))}
+    return {**left, "X-RateLimit-Reset": str(-(-end_ns // SECOND_NS))}
 
 
 def _bad(name: str) -> Answer:

@@ -140,7 +140,13 @@ def _answer(success: bool, words: str, number: dict[str, Any], op: str) -> str:
     return json.dumps(answer, separators=(",", ":"))
 
 
-LIMITED = Answer(403, {"retCode": 10006, "retMsg": "Too many visits!", "result": {}, "retExtInfo": {}})
+LIMITED = Answer(403, "403, access too frequent")  # of an address; for ten minutes
+OVERLOADED = Answer(200, {"retCode": 10006, "retMsg": "Too many visits!", "result": {}, "retExtInfo": {}})  # endpoint
+
+
+def bybit_headers(spent: int, most: int, end_ns: int) -> dict[str, str]:
+    left = {"X-Bapi-Limit": str(most), "X-Bapi-Limit-Status": str(max(0, most - spent))}
+    return {**left, "X-Bapi-Limit-Reset-Timestamp": str(end_ns // 1_000_000)}
 
 
 def recent_trades(venue: Venue, trades: Past, quotes: Past, asked: Asked) -> Answer:

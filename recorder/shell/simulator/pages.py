@@ -87,6 +87,10 @@ def coinbase_advanced(venue: Venue, trades: Past, quotes: Past, asked: Asked) ->
 _BINANCE_ROOT = {"binance": "/api/v3/", "binance-usdm": "/fapi/v1/", "binance-coinm": "/dapi/v1/"}
 
 
+def binance_headers(spent: int, most: int, end_ns: int) -> dict[str, str]:
+    return {"X-MBX-USED-WEIGHT-1M": str(spent)}
+
+
 def binance_weight(path: str) -> int:
     if path.startswith("/api/"):
         return 25 if path.endswith("/historicalTrades") else 4

@@ -75,7 +75,9 @@ class Rest:
 
     page     (venue, trades, quotes, what is asked) → the answer; raises Refused
     weight   of a path
-    limited  the answer to one who asks too fast, without its Retry-After
+    limited  the answer to one who asks too fast
+    told     headers by weight spent, most, and the window's end in ns
+    retry_after  whether who is limited is told so by this header
     Rules of the venue: ``requests``, (weight, seconds) instead of LIMITS.
     """
 
@@ -85,12 +87,14 @@ class Rest:
         page: Callable[[Venue, Past, Past, Asked], Answer],
         limited: Answer,
         weight: Callable[[str], int] = lambda path: 1,
-        used: str | None = None,
+        told: Callable[[int, int, int], Mapping[str, str]] = lambda spent, most, end: {},
+        retry_after: bool = True,
     ) -> None:
-        self.failing: list[int] = []  # statuses to answer the next requests with, on command
+        self.failing: list[int | Answer] = []  # what to answer the next requests with, on command
         self.requests = 0
         self.trades, self.quotes = Past(TRADE), Past(QUOTE)
-        self._venue, self._page, self._limited, self._weight, self._used = venue, page, limited, weight, used
+        self._venue, self._page, self._limited, self._weight = venue, page, limited, weight
+        self._told, self._retry_after = told, retry_after
         rule: Any = venue.rules.get("requests", LIMITS[venue.key])
         self._most, seconds = rule
         self._window_ns = int(seconds * SECOND_NS)
@@ -106,7 +110,10 @@ class Rest:
         """Answer a GET of the provider's own ``path``, which has the parameters."""
         self.requests += 1
         if self.failing:
-            return Answer(self.failing.pop(0), {"message": "failed on command"}, {"Retry-After": "1"})
+            failed = self.failing.pop(0)
+            if isinstance(failed, Answer):
+                return failed
+            return Answer(failed, {"message": "failed on command"}, {"Retry-After": "1"})
         address = urlsplit(path)
         query = {name: values[-1] for name, values in parse_qs(address.query, keep_blank_values=True).items()}
         asked = Asked(unquote(address.path), query, {name.lower(): value for name, value in headers.items()})
@@ -114,15 +121,16 @@ class Rest:
         if now // self._window_ns != self._window:
             self._window, self._spent = now // self._window_ns, 0
         self._spent += self._weight(asked.path)
-        used = {} if self._used is None else {self._used: str(self._spent)}
+        end = (self._window + 1) * self._window_ns
+        told = self._told(self._spent, self._most, end)
         if self._spent > self._most:
-            wait = -(-((self._window + 1) * self._window_ns - now) // SECOND_NS)
-            return Answer(self._limited.status, self._limited.body, {"Retry-After": str(max(1, wait)), **used})
+            after = {"Retry-After": str(max(1, -(-(end - now) // SECOND_NS)))} if self._retry_after else {}
+            return Answer(self._limited.status, self._limited.body, {**after, **told})
         try:
             answer = self._page(self._venue, self.trades, self.quotes, asked)
         except Refused as refused:
             answer = refused.answer
-        return Answer(answer.status, answer.body, {**answer.headers, **used})
+        return Answer(answer.status, answer.body, {**answer.headers, **told})
 
 
 def whole(asked: Asked, name: str, default: int | None, refusal: Answer, low: int = 0, high: int = 1 << 62) -> int:

@@ -422,9 +422,9 @@ class Simulator:
         """Cut connections of this age, to the second, as Binance does at 24 hours; None: never."""
         self._stages[provider].life_s = seconds
 
-    def fail_http(self, provider: str, status: int = 503, count: int = 1) -> None:
-        """Answer the next requests for history with this HTTP status."""
-        self._stages[provider].rest.failing += [status] * count
+    def fail_http(self, provider: str, answer: int | Answer = 503, count: int = 1) -> None:
+        """Answer the next requests for history with this, or with this HTTP status."""
+        self._stages[provider].rest.failing += [answer] * count
 
     def fail(self, provider: str, *codes: int | str, coming: bool = False) -> None:
         """Answer the next requests of every connected client, or of the next one to come, with these errors: the

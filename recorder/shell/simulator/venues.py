@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 from recorder.shell.simulator import bars, pages
 from recorder.shell.simulator.alpaca import Alpaca
-from recorder.shell.simulator.alpaca_pages import alpaca
+from recorder.shell.simulator.alpaca_pages import alpaca, alpaca_headers
 from recorder.shell.simulator.binance import Binance
 from recorder.shell.simulator.bitstamp import Bitstamp, transactions
 from recorder.shell.simulator.bybit import LIMITED as BYBIT_LIMITED
-from recorder.shell.simulator.bybit import Bybit, recent_trades
+from recorder.shell.simulator.bybit import Bybit, bybit_headers, recent_trades
 from recorder.shell.simulator.coinbase import Advanced, Exchange
 from recorder.shell.simulator.deribit import LIMITED, Deribit, last_trades
 from recorder.shell.simulator.kraken import Kraken
@@ -115,16 +115,17 @@ def make_rest(venue: Venue) -> Rest:
     """The provider's HTTP interface."""
     if venue.key.startswith("binance"):
         busy = Answer(429, {"code": -1003, "msg": "Too much request weight used; current limit is IP per minute."})
-        return Rest(venue, bars.beside(pages.binance), busy, pages.binance_weight, "X-MBX-USED-WEIGHT-1M")
+        return Rest(venue, bars.beside(pages.binance), busy, pages.binance_weight, pages.binance_headers)
     if venue.key == "kraken":
         return Rest(venue, bars.beside(pages.kraken), Answer(200, {"error": ["EGeneral:Too many requests"]}))
     if venue.key == "okx":
         busy = Answer(429, {"code": "50011", "msg": "Too Many Requests", "data": []})
         return Rest(venue, bars.beside(okx_page), busy)
     if venue.key.startswith("bybit"):
-        return Rest(venue, bars.beside(recent_trades), BYBIT_LIMITED)
+        return Rest(venue, bars.beside(recent_trades), BYBIT_LIMITED, told=bybit_headers, retry_after=False)
     if venue.key == "alpaca":
-        return Rest(venue, bars.beside(alpaca), Answer(429, {"message": "too many requests."}))
+        busy = Answer(429, {"message": "too many requests."})
+        return Rest(venue, bars.beside(alpaca), busy, told=alpaca_headers, retry_after=False)
     if venue.key == "polygon":
         return Rest(venue, polygon, Answer(429, {"status": "ERROR", "error": "You've exceeded the maximum requests"}))
     if venue.key == "bitstamp":
