@@ -236,6 +236,8 @@ class Acceptor(asyncio.Protocol):
 
     def give(self, events: list[list[int]]) -> None:
         """Market events → increments of what is subscribed to."""
+        if self._transport.is_closing():
+            return  # nor counted as delivered
         part: list[bytes] = []
         for event in [*events, None]:
             if part and (event is None or len(part) >= ENTRIES_MAX):
