@@ -267,6 +267,16 @@ def test_bad_items_are_rejected_one_by_one_and_a_bad_message_as_a_whole() -> Non
         Declared({"trades": TRADES}).sent(bad[0])
 
 
+@pytest.mark.parametrize("ids", ["contiguous", "increasing"])
+def test_ids_may_be_as_long_as_a_row_can_hold(ids: str) -> None:
+    feed = Declared({"ids": ids, "trades": {**TRADES, "items": "d", "id": "i"}})
+    good = [0, 9007199254740993, "1765531356452000123", "9223372036854775807"]
+    trade = {"s": "BTC-USD", "t": NOW_MS, "p": 1, "q": 1}
+    feed.sent({"d": [{**trade, "i": number} for number in [*good, "9223372036854775808", "1" * 20, -1, True, 1.5, ""]]})
+    assert [row["trade_id"] for row in feed.rows("trades")] == [int(number) for number in good]
+    assert len(feed.rows("rejected")) == 6
+
+
 def test_trades_without_ids_that_are_alike_in_one_message_stay_two_and_are_the_same_when_read_again() -> None:
     trade = {"s": "BTC-USD", "t": NOW_MS, "p": 1, "q": 1}
     feed = Declared({"trades": {**TRADES, "items": "d"}})

@@ -19,7 +19,7 @@ from recorder.core.batch import Scope
 from recorder.core.text_time import rfc3339_ns
 from recorder.feeds.generic.declared import EVENT_TYPE, IDS, UNITS, Declared, Mapped, Path, Where, plain
 from recorder.values.errors import FrameError, SymbolError
-from recorder.values.messages import INF, NAN, TS_AHEAD_MAX, TS_EVENT_MIN, UNREADABLE, misfit, quoted
+from recorder.values.messages import INF, LONG_MAX, NAN, TS_AHEAD_MAX, TS_EVENT_MIN, UNREADABLE, misfit, quoted
 from recorder.values.schema import LONG_NULL, TEXT_NULL
 from recorder.values.symbols import hashed_id, text_id
 from recorder.values.tables import BUY, SELL
@@ -125,7 +125,7 @@ def whole_of(value: Any, what: str) -> int | None:
     if _nothing(value):
         return None
     text = str(value).replace(",", "")
-    if isinstance(value, bool) or not re.fullmatch(r"\d{1,18}", text, re.ASCII):
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,19}", text, re.ASCII) or int(text) > LONG_MAX:
         raise FrameError(f"{what} is {_cut(value)}, no whole number")
     return int(text)
 
