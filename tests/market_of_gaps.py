@@ -1,4 +1,4 @@
-"""A provider for tests of gaps: trades as short JSON, a heartbeat, a history, and a pipeline that records it."""
+"""A provider for tests of gaps: trades and quotes as short JSON, a heartbeat, a history, and a pipeline of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from recorder.core import history
+from recorder.core import history, snapshot
 from recorder.core.frames import RESPONSE, SOURCE, frames_from_list
 from recorder.core.gaps import GapBook
 from recorder.core.history import HISTORY_CONNECTION, Page
@@ -27,12 +27,13 @@ LIVE, ANSWERS = 0, 1  # sources
 
 
 class Trade(msgspec.Struct):
-    """``named``: no trade, a heartbeat that names this id."""
+    """``named``: no trade, a heartbeat that names this id. ``quote``: no trade, a quote, which has no id."""
 
     symbol: str
     id: int
     ts: int
     named: bool = False
+    quote: bool = False
 
 
 def trade(number: int, symbol: str = "A") -> Trade:
@@ -46,16 +47,19 @@ def price_of(number: int) -> float:
 class StandIn:
     """A feed. ``option`` ids=opaque: ids are the same, but nobody may count with them."""
 
+    HISTORY: tuple[str, ...] = ("trades", "quotes")
+
     def __init__(self, spec: FeedSpec) -> None:
         self.spec = spec
 
     def capability(self) -> Capability:
         opaque = self.spec.options.get("ids") == "opaque"
         return Capability(
-            channels=("trades",), loss_detector="none" if opaque else "trade_id", scope="symbol", loss_size_known=True,
+            channels=("trades", "quotes"), loss_detector="none" if opaque else "trade_id", scope="symbol",
+            loss_size_known=True,
             trade_ids="opaque" if opaque else "contiguous", connections_max=1, symbols_per_connection_max=100,
             subscribe_items_max=100, sends_per_second_max=10.0, connects_per_minute_max=60.0,
-            history_channels=("trades",), rest_per_second_max=1000.0,
+            history_channels=self.HISTORY, rest_per_second_max=1000.0,
         )  # fmt: skip
 
     def decoder(self, scope: Any) -> Callable[[bytes, int], None]:
@@ -63,6 +67,12 @@ class StandIn:
             for each in msgspec.json.decode(payload, type=list[Trade]):
                 if each.named:
                     scope.named(each.symbol, each.id, each.ts, ts_recv)
+                    continue
+                if each.quote:
+                    scope.quotes.append(
+                        each.ts, ts_recv, scope.series(each.symbol), LONG_NULL, price_of(each.id), 1.0,
+                        price_of(each.id) + 0.5, 2.0, TEXT_NULL, TEXT_NULL, TEXT_NULL, flags,
+                    )  # fmt: skip
                     continue
                 scope.trades.append(
                     each.ts, ts_recv, scope.series(each.symbol), TEXT_NULL, each.id, TEXT_NULL, price_of(each.id), 1.0,
@@ -88,6 +98,7 @@ class StandIn:
         cursor = "0"
         while cursor:
             url = f"{self.spec.rest_url}/history?symbol={request.symbol}&ids={int(by_id)}&from={first}&to={last}"
+            url += "&quotes=1" if request.channel == "quotes" else ""
             answer = yield HttpRequest(f"{url}&page={cursor}", secret_headers=(("x-key", "s3cret-of-the-test"),))
             cursor = answer.headers.get("next", "")
 
@@ -98,6 +109,7 @@ class Fold:
     def __init__(self, ids: str = "contiguous", connection: int = 0) -> None:
         self.pipeline = Pipeline(KernelsConfig(time_gap_s=0), StandIn)  # type: ignore[arg-type]
         self.trades: dict[tuple[str, int], list[SimpleNamespace]] = {}
+        self.quotes: dict[tuple[str, int], list[SimpleNamespace]] = {}
         self.gaps: dict[Any, SimpleNamespace] = {}
         self._position = 0
         spec = FeedSpec(name="f", provider="test", options={"ids": ids}, connection=connection)
@@ -133,15 +145,18 @@ class Fold:
             for row in block.rows:
                 values = SimpleNamespace(**{c.name: row[c.name].item() for c in TABLES[block.table.name].columns})
                 values.symbol = ""
-                if block.table.name in ("trades", "gaps"):
+                if block.table.name in ("trades", "quotes", "gaps"):
                     values.symbol = self.pipeline.out.series.keys[values.series][1]
                 if block.table.name == "trades":
                     self.trades.setdefault((values.symbol, values.trade_id), []).append(values)
+                elif block.table.name == "quotes":
+                    self.quotes.setdefault((values.symbol, round(values.bid - price_of(0))), []).append(values)
                 elif block.table.name == "gaps":
                     values.cause = self.pipeline.out.texts.name(values.cause)
                     values.status = (None, *GAP_STATUSES)[values.status]
                     values.kind = (None, *GAP_KINDS)[values.kind]
-                    self.gaps[values.ts_event, values.symbol, values.kind, values.from_id] = values
+                    values.channel = self.pipeline.out.texts.name(values.channel)
+                    self.gaps[values.ts_event, values.symbol, values.channel, values.kind, values.from_id] = values
 
     def reopen_book(self) -> None:
         """As after a crash: the book comes from its state, in bytes."""
@@ -149,6 +164,13 @@ class Fold:
         fresh = GapBook(self.pipeline.out, self.pipeline.kernels)
         fresh.restore(state)
         self.pipeline.gaps = fresh
+
+    def restart(self) -> None:
+        """As after a crash: all of the pipeline comes from its snapshot, in bytes."""
+        self.seal()
+        content = snapshot.decode(self.pipeline.snapshot().encode())
+        self.pipeline = Pipeline(KernelsConfig(time_gap_s=0), StandIn)  # type: ignore[arg-type]
+        self.pipeline.restore(content)
 
     def of_series(self) -> list[SimpleNamespace]:
         """Gaps that are no notes."""

@@ -15,9 +15,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import pytest
-from market_of_gaps import LAG, Fold, StandIn, Trade, trade
+from market_of_gaps import LAG, START, STEP, Fold, StandIn, Trade, trade
 
-from recorder.core.frames import RESPONSE, TEXT
+from recorder.core.frames import CLOSED, OPENED, RESPONSE, TEXT
+from recorder.core.gaps import UNVERIFIED
 from recorder.shell import history_client, repair
 from recorder.shell.history_client import HistoryClient, retry_after_s
 from recorder.shell.journal import Journal
@@ -32,6 +33,10 @@ WAIT_S = 30.0
 Reply = tuple[int, dict[str, str], bytes]
 
 
+def quote(number: int, symbol: str = "A") -> Trade:
+    return Trade(symbol, number, START + number * STEP, quote=True)
+
+
 @dataclass
 class Server:
     """A history whose next answers may be set; after them it answers what is asked for, two trades a page."""
@@ -39,18 +44,24 @@ class Server:
     unknown: set[int] = field(default_factory=set)  # ids it does not have
     replies: list[Reply] = field(default_factory=list)
     asked: list[tuple[float, str, str]] = field(default_factory=list)  # when, path with query, key
+    quotes: threading.Event = field(default_factory=threading.Event)  # until it is set nobody is told any
     url: str = ""
 
     def answer(self, path: str, key: str) -> Reply:
         self.asked.append((time.monotonic(), path, key))
         if self.replies:
             return self.replies.pop(0)
+        make = quote if "quotes=1" in path else trade
+        if make is quote:
+            assert self.quotes.wait(WAIT_S)
         query: dict[str, Any] = {name: values[0] for name, values in parse_qs(urlsplit(path).query).items()}
+        if make is quote:  # asked by time
+            query |= {name: (int(query[name]) - START) // STEP for name in ("from", "to")}
         symbol, query = query["symbol"], {name: int(text) for name, text in query.items() if name != "symbol"}
         ids = [n for n in range(query["from"], query["to"] + 1) if n not in self.unknown]
         page, place = query["page"], 2 * query["page"]
         more = {"Next": str(page + 1)} if len(ids) > place + 2 else {}
-        return 200, more, msgspec.json.encode([trade(n, symbol) for n in ids[place : place + 2]])
+        return 200, more, msgspec.json.encode([make(n, symbol) for n in ids[place : place + 2]])
 
 
 @pytest.fixture
@@ -248,6 +259,46 @@ def test_what_history_does_not_have_is_given_up_after_the_configured_tries(
     assert recording.ids() == [1, 2, 5, 6]
     queries = [parse_qs(urlsplit(path).query) for _, path, _ in server.asked]
     assert [(q["from"], q["to"]) for q in queries] == [(["2"], ["5"]), (["3"], ["4"])]  # only what is still missing
+
+
+def interrupted(recording: Recording) -> None:
+    """Quotes 2 to 8 were sent while nobody listened, and trades 2 to 4 of another symbol were lost."""
+    end = START + 8 * STEP
+    for kind, ts in ((OPENED, START), (CLOSED, end), (OPENED, end + 1)):
+        recording.journal.append(recording.source, kind, ts, b"")
+        recording.stream(*([quote(1)] if ts == START else []))
+    recording.stream(quote(9), trade(1, "B"), trade(5, "B"))
+
+
+def test_quotes_are_fetched_by_time_and_trades_do_not_wait_for_them(recording: Recording, server: Server) -> None:
+    interrupted(recording)
+
+    def repaired() -> bool:
+        open_ones = [gap.channel for gap in recording.fold.book.open.values()]
+        if open_ones == ["quotes"]:
+            server.quotes.set()
+        return not open_ones
+
+    repairer = recording.repair(repaired)
+    assert sorted(number for _, number in recording.fold.quotes) == list(range(1, 10))
+    assert {len(copies) for copies in recording.fold.quotes.values()} == {1}
+    outcome = {gap.channel: (gap.status, gap.recovered, gap.cause) for gap in recording.fold.of_series()}
+    assert outcome["trades"] == ("repaired", 3, "ids missing in the stream")
+    assert outcome["quotes"] == ("repaired", 7, f"connection lost; {UNVERIFIED}")
+    assert repairer.requests == {("f", 200): 2 + 5}  # 9 quotes, those of the edges again
+
+
+@pytest.mark.parametrize(("limit_s", "status"), [(0.008, "repaired"), (0.0079, "unrepairable"), (0.0, "unrepairable")])
+def test_quotes_of_a_gap_longer_than_configured_are_given_up_unasked(
+    recording: Recording, server: Server, limit_s: float, status: str
+) -> None:
+    server.quotes.set()
+    interrupted(recording)
+    recording.repair(quotes_s_max=limit_s)
+    (gap,) = [gap for gap in recording.fold.of_series() if gap.channel == "quotes"]
+    assert gap.status == status
+    assert any("quotes=1" in path for _, path, _ in server.asked) == (status == "repaired")
+    assert (f"[repair] quotes_s_max = {limit_s:g}" in gap.cause) == (status != "repaired")
 
 
 def test_nobody_is_asked_twice_as_fast_as_the_provider_allows(

@@ -21,7 +21,8 @@ COUNTS = ("received", "verified", "unverifiable", "missing", "repaired", "duplic
 DESCRIPTION = """\
 How complete a day is, by feed, symbol and channel. completeness = (verified + repaired) / expected;
 expected is what was verified, what nobody can verify, and what was missing (or repaired, where the
-size of a loss is not known). What cannot be verified never counts as verified. All this is of what was
+size of a loss is not known). What cannot be verified never counts as verified: repaired counts as far
+as it was known to be missing, so of trades without ids and of quotes not. All this is of what was
 received and of repairs, not of the past that `recorder backfill` asks for. stored is counted in the
 table itself, backfills included; where it cannot come of what was received, the line says so. Below stand
 the minutes in which something is missing.
@@ -92,7 +93,7 @@ def holes(client: SqlClient, args: argparse.Namespace) -> list[dict[str, Any]]:
 def completeness(counts: Mapping[str, int]) -> float | None:
     """The share of what was expected that is known to be stored; None where nothing was expected."""
     expected = counts["verified"] + counts["unverifiable"] + max(counts["missing"], counts["repaired"])
-    return (counts["verified"] + counts["repaired"]) / expected if expected else None
+    return (counts["verified"] + min(counts["missing"], counts["repaired"])) / expected if expected else None
 
 
 def _print_channels(day: str, rows: list[dict[str, Any]]) -> None:

@@ -16,10 +16,11 @@ SHOWN_MAX = 200  # on a screen; --json has all
 COLUMNS = ("ts_event", "feed", "symbol", "channel", "kind", "from_id", "to_id", "missing", "recovered", "span_ns")
 
 DESCRIPTION = """\
-Gaps of a day, the newest last. Status: open (being repaired), repaired (complete), partial and
-unrepairable (given up; the cause says why), – (a note: an outage of a whole connection, or a time
-without trades; what it cost stands in gaps of its own). A gap's time is that of the first event
-after it, of an outage that of the reopening.
+Gaps of a day, the newest last. Status: open (being repaired), repaired (complete; without ids,
+as quotes are: all that history has, which nothing verifies), partial and unrepairable (given up;
+the cause says why), – (a note: an outage of a whole connection, or a time without trades; what it
+cost stands in gaps of its own). A gap's time is that of the first event after it, of an outage
+that of the reopening.
 """
 
 
@@ -70,12 +71,13 @@ def _print(day: str, gaps: list[dict[str, Any]], sums: list[dict[str, Any]]) -> 
         print(f"the last {len(shown)} of {len(gaps)} gaps; --json has all of them")
     rows = [
         (
-            gap["ts_event"][11:23], gap["feed"], gap["symbol"], gap["kind"], _ids(gap), number(gap["missing"]),
-            number(gap["recovered"]), f"{gap['span_ns'] / 1e9:.3f}", gap["status"] or "–", gap["cause"],
+            gap["ts_event"][11:23], gap["feed"], gap["symbol"], gap["channel"], gap["kind"], _ids(gap),
+            number(gap["missing"]), number(gap["recovered"]), f"{gap['span_ns'] / 1e9:.3f}", gap["status"] or "–",
+            gap["cause"],
         )
         for gap in shown
     ]  # fmt: skip
-    names = ("time", "feed", "symbol", "kind", "ids", "missing", "recovered", "seconds", "status", "cause")
+    names = ("time", "feed", "symbol", "channel", "kind", "ids", "missing", "recovered", "seconds", "status", "cause")
     show(f"gaps of {day} (UTC)", names, rows, right)
     lines = [
         (

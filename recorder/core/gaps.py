@@ -1,9 +1,11 @@
 """What is missing: every gap from its notice to its repair, as the journal's frames tell it. The fold's work list.
 
 A gap of ids is repaired when each of its ids has come, late from the stream or from history, or is given up with the
-reason. Of a series without contiguous ids nobody knows what a lost connection cost: history is asked for the time from
-its last trade before to its first trade after, and what was received live on both edges is known by its key. Gaps of
-the kind ``time``, and the rows of whole connections (symbol ``*``), are notes: there is nothing to fetch for them.
+reason. Of a series without contiguous ids, and of quotes where the provider remembers them, nobody knows what a lost
+connection cost: history is asked for the time from its last row before to its first row after, and what was received
+live on both edges is known by its key. It is repaired when history has been read to its end; that this was all of it
+nothing verifies, and its row says so. Gaps of the kind ``time``, and the rows of whole connections (symbol ``*``), are
+notes: there is nothing to fetch for them.
 """
 
 from __future__ import annotations
@@ -17,8 +19,18 @@ import numpy as np
 from recorder.core.batch import Output
 from recorder.core.frames import SOURCE, Frames
 from recorder.core.history import Identity, Page
-from recorder.core.kernels import BY_NAME, IDS_CONTIGUOUS, NO_TIME, RECENT_IDS, Kernels, keys_of
-from recorder.values.feed import SECOND, HistoryRequest
+from recorder.core.kernels import (
+    BY_NAME,
+    IDS_CONTIGUOUS,
+    NO_TIME,
+    QUOTES_REMEMBERED,
+    RECENT_IDS,
+    Kernels,
+    keys_of,
+    quote_keys_of,
+)
+from recorder.core.missing import SLACK_NS, Channel, Gap, Interruption, take_ids, take_times, within
+from recorder.values.feed import HistoryRequest
 from recorder.values.schema import LONG_NULL
 from recorder.values.tables import (
     BACKFILLED,
@@ -32,69 +44,26 @@ from recorder.values.tables import (
     GAP_TIME,
     GAP_UNREPAIRABLE,
     HISTORY,
+    LATE,
     NAMED,
+    QUOTES,
     TRADES,
 )
 
-OPEN_GAPS_MAX = 10_000  # a reconnect of ten thousand symbols, at half a kB each; the oldest is given up beyond
+OPEN_GAPS_MAX = 20_000  # a reconnect of ten thousand symbols, trades and quotes, at half a kB each; beyond, the oldest
 PIECES_MAX = 1024  # stretches of ids still missing in one gap; history comes in pages, so that there are few
-SEEN_MAX = 4096  # trades known at the edges of a gap without ids: a snapshot on subscribing has 100
-GOT_MAX = 1 << 18  # trades fetched of one such gap: more are stored as well, and again if it is asked for once more
+SEEN_MAX = 4096  # rows known at the edges of a gap without ids: a snapshot on subscribing has 100
+QUOTES_MAX = 1 << 17  # fetched of one gap: minutes of the busiest share; it is given up as partial beyond
 FAILURES_MAX = 5  # pages of a gap that cannot be read before it is given up
 NEAR_IDS = 1000  # gaps no farther apart are asked for together: a page of most providers
-SLACK_NS = SECOND  # around the times of a gap of ids: matching engines stamp trades out of order
 CAUSE_CHARS_MAX = 200
 SOURCES = 1 << 16  # ids of a journal's sources are two bytes
 
 END_OF_SESSION = "end of session"  # nothing trades until the next one
 NOT_WANTED = "none of its symbols is wanted any more"  # closed by a reloaded configuration: nothing is missed
 NOT_TOLD = "ended without a word: the recorder was killed, or the disk was full"
-NO_TRADES = CANCELLED | CORRECTED | DUPLICATE | NAMED  # rows that say nothing about what has come
-
-
-class Gap(msgspec.Struct):
-    """A gap that history is asked for. Times in ns; ``from_id`` is LONG_NULL where ids are not contiguous.
-
-    start, end  time it lies in, edges included
-    left        [first, last] of ids still missing, ascending
-    seen, got   keys of trades within ``start`` and ``end``, without ids: that came by the stream, and from history
-    """
-
-    feed: str
-    symbol: str
-    channel: str
-    kind: int
-    ts_event: int
-    ts_recv: int
-    from_id: int
-    to_id: int
-    missing: int
-    span_ns: int
-    cause: str
-    start: int
-    end: int
-    left: list[tuple[int, int]] = []
-    seen: set[int] = set()
-    got: set[int] = set()
-    recovered: int = 0
-    failures: int = 0
-
-    @property
-    def identity(self) -> Identity:
-        return self.feed, self.symbol, self.channel, self.kind, self.ts_event, self.from_id
-
-    @property
-    def by_id(self) -> bool:
-        return self.from_id != LONG_NULL
-
-
-class Interruption(msgspec.Struct):
-    """A series without contiguous ids whose connection was lost: it becomes a gap at the next trade after ``start``."""
-
-    start: int
-    kind: int
-    cause: str
-    seen: set[int]
+UNVERIFIED = "all that history has was fetched; nothing verifies that it is all there was"
+NO_NEWS = CANCELLED | CORRECTED | DUPLICATE | NAMED  # rows that say nothing about what has come
 
 
 class Link(msgspec.Struct):
@@ -113,18 +82,9 @@ class Counts:
     missing: int = 0  # ids
     repaired: int = 0
     given_up: int = 0
-    recovered: int = 0  # trades, of gaps that are closed
-    dropped: int = 0  # trades of history that were not missing
+    recovered: int = 0  # rows, of gaps that are closed
+    dropped: int = 0  # rows of history that were not missing
     reason: str = ""  # why the last one was given up
-
-
-@dataclass
-class _Horizons:
-    """Per series, what an arriving row is held against: one comparison a row while nothing of it concerns a gap."""
-
-    ids: np.ndarray
-    times: np.ndarray
-    interrupted: np.ndarray
 
 
 @dataclass
@@ -134,13 +94,11 @@ class GapBook:
     out: Output
     kernels: Kernels
     open: dict[Identity, Gap] = field(default_factory=dict)  # oldest first
-    interrupted: dict[int, Interruption] = field(default_factory=dict)  # by series
     links: dict[tuple[str, int], Link] = field(default_factory=dict)  # by feed and connection
     counts: dict[str, Counts] = field(default_factory=dict)  # by feed
 
     def __post_init__(self) -> None:
-        self._by_series: dict[int, list[Gap]] = {}
-        self._horizons: _Horizons | None = None
+        self._channels = {TRADES.name: Channel(keys_of), QUOTES.name: Channel(quote_keys_of)}
         self._last_recv = np.zeros(SOURCES, np.int64)
 
     # Connections
@@ -172,18 +130,19 @@ class GapBook:
             link.closed, link.reason = ts_recv, reason
 
     def interrupt(self, feed: str, connection: int, kind: int, cause: str) -> None:
-        """Trades of this connection may be missing here, without ids to tell. Kernels must have run."""
-        state = self.kernels.state
+        """Rows of this connection may be missing here, without ids to tell. Kernels must have run."""
+        state, trades, quotes = self.kernels.state, self._channels[TRADES.name], self._channels[QUOTES.name]
         known = self.out.kept.get((feed, connection), {}).get("series", {})
         for series in known.values():
-            if series >= state.known or series in self.interrupted:
+            if series >= state.known:
                 continue
             scalars = state.scalars[series]
-            start = int(scalars["last_ts"])
-            if not scalars["id_kind"] & IDS_CONTIGUOUS and start != NO_TIME:
+            start, quoted = int(scalars["last_ts"]), int(scalars["quote_ts"])
+            if series not in trades.interrupted and not scalars["id_kind"] & IDS_CONTIGUOUS and start != NO_TIME:
                 recent = state.ids[series][: min(int(scalars["seen"]), RECENT_IDS)].tolist()
-                self.interrupted[series] = Interruption(start, kind, cause, set(recent))
-                self._horizons = None
+                trades.interrupt(series, Interruption(start, kind, cause, set(recent)))
+            if series not in quotes.interrupted and scalars["id_kind"] & QUOTES_REMEMBERED and quoted != NO_TIME:
+                quotes.interrupt(series, Interruption(quoted, kind, cause, state.newest_quotes(series)))
 
     # Rows
 
@@ -191,22 +150,27 @@ class GapBook:
         """TRADES rows have come by the stream and their kernels have found these gaps."""
         for values in found.tolist():
             self._found(*values)
-        if not self.open and not self.interrupted:
-            return
-        series = rows["series"]
-        if self.interrupted:
-            for i in np.flatnonzero(self._look().interrupted[series] & (rows["flags"] & NO_TRADES == 0)).tolist():
-                self._resumed(rows[i : i + 1])
-        horizons = self._look()
-        within = (rows["trade_id"] <= horizons.ids[series]) | (rows["ts_event"] <= horizons.times[series])
-        if within.any():
-            self._take(rows[within & (rows["flags"] & NO_TRADES == 0)], None)
+        if channel := self._channels[TRADES.name]:
+            self._resume(TRADES.name, channel, rows)
+            horizons, series = channel.look(len(self.out.series)), rows["series"]
+            near = (rows["trade_id"] <= horizons.ids[series]) | (rows["ts_event"] <= horizons.times[series])
+            self._came(channel, rows[near])
+
+    def quoted(self, rows: np.ndarray) -> None:
+        """QUOTES rows have come by the stream, and their kernel has run."""
+        if channel := self._channels[QUOTES.name]:
+            self._resume(QUOTES.name, channel, rows)
+            self._came(channel, rows[rows["ts_event"] <= channel.look(len(self.out.series)).times[rows["series"]]])
 
     def page(self, page: Page, rows: np.ndarray, readable: bool = True) -> np.ndarray:
-        """What is missing of an answer's TRADES rows, flagged for the kernels; its gap is closed if this was all."""
+        """What is missing of an answer's rows, flagged for the kernels; its gap is closed if this was all.
+
+        rows  of TRADES or QUOTES, whichever the gap is of
+        """
         assert page.gap is not None
-        kept = rows[self._take(rows, page.gap)]
-        kept["flags"] |= HISTORY | BACKFILLED
+        quotes = page.gap[2] == QUOTES.name
+        kept = rows[self._take(self._channels[QUOTES.name if quotes else TRADES.name], rows, page.gap)]
+        kept["flags"] |= BACKFILLED | (LATE if quotes else HISTORY)
         self._counts(page.gap[0]).dropped += len(rows) - len(kept)
         gap = self.open.get(page.gap)
         if gap is None:
@@ -219,6 +183,8 @@ class GapBook:
             self._close(gap, page.reason)
         elif page.last and not gap.by_id:
             self._close(gap)
+        elif quotes and gap.recovered >= QUOTES_MAX:
+            self._close(gap, f"it has more than {QUOTES_MAX} quotes")
         return kept
 
     def request(self, gap: Gap) -> HistoryRequest:
@@ -226,9 +192,9 @@ class GapBook:
         if not gap.by_id:
             return HistoryRequest(gap.symbol, gap.channel, gap.start, gap.end)
         start, end, last = gap.start, gap.end, gap.left[-1][1]
-        others = self._by_series.get(self.out.series.id(gap.feed, gap.symbol), ())
+        others = self._channels[gap.channel].by_series.get(self.out.series.id(gap.feed, gap.symbol), ())
         for other in sorted((o for o in others if o.by_id), key=lambda o: o.left[0]):
-            if other.channel == gap.channel and last < other.left[0][0] <= last + NEAR_IDS:
+            if last < other.left[0][0] <= last + NEAR_IDS:
                 start, end, last = min(start, other.start), max(end, other.end), other.left[-1][1]
         return HistoryRequest(gap.symbol, gap.channel, start - SLACK_NS, end + SLACK_NS, gap.left[0][0], last)
 
@@ -249,43 +215,46 @@ class GapBook:
             ts_event - span, ts_event, [(from_id, to_id)],
         ))  # fmt: skip
 
-    def _resumed(self, row: np.ndarray) -> None:
-        """The first trades of an interrupted series: one past its last time shows how far the gap reaches."""
-        series, ts_event = int(row["series"][0]), int(row["ts_event"][0])
-        before = self.interrupted.get(series)
-        if before is None:
+    def _resume(self, name: str, channel: Channel, rows: np.ndarray) -> None:
+        """The first rows of interrupted series: one past its last time shows how far the gap reaches."""
+        if not channel.interrupted:
             return
-        if ts_event <= before.start:
-            if ts_event == before.start and len(before.seen) < SEEN_MAX:
-                before.seen.add(int(keys_of(row)[0]))
-            return
-        del self.interrupted[series]
-        feed, symbol = self.out.series.keys[series]
-        self._add(series, Gap(
-            feed, symbol, TRADES.name, before.kind, ts_event, int(row["ts_recv"][0]), LONG_NULL, LONG_NULL, LONG_NULL,
-            ts_event - before.start, before.cause, before.start, ts_event, [], before.seen,
-        ))  # fmt: skip
+        series, news = rows["series"], rows["flags"] & NO_NEWS == 0
+        for i in np.flatnonzero(channel.look(len(self.out.series)).interrupted[series] & news).tolist():
+            number, ts_event = int(series[i]), int(rows["ts_event"][i])
+            before = channel.interrupted.get(number)
+            if before is None:
+                continue
+            if ts_event <= before.start:
+                if ts_event == before.start and len(before.seen) < SEEN_MAX:
+                    before.seen.add(int(channel.keys(rows[i : i + 1])[0]))
+                continue
+            channel.resume(number)
+            feed, symbol = self.out.series.keys[number]
+            self._add(number, Gap(
+                feed, symbol, name, before.kind, ts_event, int(rows["ts_recv"][i]), LONG_NULL, LONG_NULL, LONG_NULL,
+                ts_event - before.start, before.cause, before.start, ts_event, [], before.seen,
+            ))  # fmt: skip
+
+    def _came(self, channel: Channel, rows: np.ndarray) -> None:
+        """These came by the stream, and may be of a gap."""
+        if len(rows):
+            self._take(channel, rows[rows["flags"] & NO_NEWS == 0], None)
 
     def _add(self, series: int, gap: Gap) -> None:
         self._write(gap, GAP_OPEN, gap.cause)
         counts = self._counts(gap.feed)
         counts.opened += 1
         counts.missing += max(0, gap.missing)
-        others = self._by_series.get(series, [])
-        if gap.identity in self.open:  # where ids start over, the same place can be missed twice: it is one row
-            others = [other for other in others if other.identity != gap.identity]
-        self.open[gap.identity] = gap
-        self._by_series[series] = [*others, gap]
-        self._horizons = None
+        self.open[gap.identity] = gap  # where ids start over, the same place can be missed twice: it is one row
+        self._channels[gap.channel].add(series, gap)
         if len(self.open) > OPEN_GAPS_MAX:
             self._close(next(iter(self.open.values())), f"more than {OPEN_GAPS_MAX} gaps are open")
 
     def _close(self, gap: Gap, reason: str = "") -> None:
         """Complete, or given up for a reason."""
         del self.open[gap.identity]
-        series = self.out.series.id(gap.feed, gap.symbol)
-        self._by_series[series] = [other for other in self._by_series[series] if other is not gap]
-        self._horizons = None
+        self._channels[gap.channel].remove(self.out.series.id(gap.feed, gap.symbol), gap)
         counts = self._counts(gap.feed)
         if reason:
             counts.given_up, counts.reason = counts.given_up + 1, reason
@@ -293,7 +262,7 @@ class GapBook:
             self._write(gap, status, f"{gap.cause}; {reason[:CAUSE_CHARS_MAX]}")
         else:
             counts.repaired += 1
-            self._write(gap, GAP_REPAIRED, gap.cause)
+            self._write(gap, GAP_REPAIRED, gap.cause if gap.by_id else f"{gap.cause}; {UNVERIFIED}")
         counts.recovered += gap.recovered
 
     def _write(self, gap: Gap, status: int, cause: str) -> None:
@@ -306,36 +275,23 @@ class GapBook:
     def _counts(self, feed: str) -> Counts:
         return self.counts.setdefault(feed, Counts())
 
-    def _look(self) -> _Horizons:
-        count = len(self.out.series)
-        if self._horizons is not None and len(self._horizons.ids) == count:
-            return self._horizons
-        ids, times = np.full(count, LONG_NULL), np.full(count, LONG_NULL)
-        for series, gaps in self._by_series.items():
-            ids[series] = max((gap.left[-1][1] for gap in gaps if gap.by_id), default=LONG_NULL)
-            times[series] = max((gap.end for gap in gaps if not gap.by_id), default=LONG_NULL)
-        interrupted = np.zeros(count, np.bool_)
-        interrupted[list(self.interrupted)] = True
-        self._horizons = _Horizons(ids, times, interrupted)
-        return self._horizons
-
-    def _take(self, rows: np.ndarray, asked: Identity | None) -> np.ndarray:
+    def _take(self, channel: Channel, rows: np.ndarray, asked: Identity | None) -> np.ndarray:
         """Which rows were missing; they no longer are. Closes gaps that are complete.
 
         asked  for which gap history was asked; None: the rows came by the stream
         """
         taken = np.zeros(len(rows), np.bool_)
-        plain = rows["flags"] & NO_TRADES == 0
+        plain = rows["flags"] & NO_NEWS == 0
         for series in np.unique(rows["series"]).tolist():
             own = np.flatnonzero((rows["series"] == series) & plain)
-            for gap in sorted(self._by_series.get(series, ()), key=lambda gap: gap.identity != asked):
+            for gap in sorted(channel.by_series.get(series, ()), key=lambda gap: gap.identity != asked):
                 if gap.by_id:
-                    taken[own[_take_ids(gap, rows[own])]] = True
+                    taken[own[take_ids(gap, rows[own])]] = True
                 elif gap.identity == asked:
-                    taken[own[_take_times(gap, rows[own])]] = True
+                    taken[own[take_times(gap, rows[own], channel.keys(rows[own]))]] = True
                 else:
                     known = rows[own if asked is None else own[taken[own]]]
-                    gap.seen.update(keys_of(known[_within(gap, known)]).tolist())
+                    gap.seen.update(channel.keys(known[within(gap, known)]).tolist())
                 if gap.by_id and not gap.left:
                     self._close(gap)
                 elif max(len(gap.left) / PIECES_MAX, len(gap.seen) / SEEN_MAX) > 1:
@@ -349,7 +305,8 @@ class GapBook:
         heard = np.flatnonzero(self._last_recv)
         return {
             "open": msgspec.to_builtins(list(self.open.values())),
-            "interrupted": msgspec.to_builtins(self.interrupted),
+            "interrupted": msgspec.to_builtins(self._channels[TRADES.name].interrupted),
+            "quotes_interrupted": msgspec.to_builtins(self._channels[QUOTES.name].interrupted),
             "links": [[*key, *msgspec.structs.astuple(link)] for key, link in self.links.items()],
             "heard": [heard.tolist(), self._last_recv[heard].tolist()],
         }
@@ -357,49 +314,12 @@ class GapBook:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a ``state``, of a pipeline whose series have the same ids."""
         self.open = {gap.identity: gap for gap in msgspec.convert(state["open"], list[Gap])}
-        self.interrupted = msgspec.convert(state["interrupted"], dict[int, Interruption])
+        for name, key in ((TRADES.name, "interrupted"), (QUOTES.name, "quotes_interrupted")):
+            interrupted = msgspec.convert(state.get(key, {}), dict[int, Interruption])  # before there were quotes: none
+            self._channels[name] = Channel(self._channels[name].keys, interrupted)
         self.links = {(feed, connection): Link(*link) for feed, connection, *link in state["links"]}
         sources, times = state["heard"]
         self._last_recv[:] = 0
         self._last_recv[sources] = times
-        self._by_series, self._horizons = {}, None
         for gap in self.open.values():
-            self._by_series.setdefault(self.out.series.id(gap.feed, gap.symbol), []).append(gap)
-
-
-def _take_ids(gap: Gap, rows: np.ndarray) -> np.ndarray:
-    """Places of the rows whose ids were left, each id once; they are left no more.
-
-    A trade newer than the gap is none of it, whatever its id: ids that a provider starts over come again.
-    """
-    ids = np.where(rows["ts_event"] <= gap.end + SLACK_NS, rows["trade_id"], LONG_NULL)
-    pieces = np.array(gap.left)
-    place = np.searchsorted(pieces[:, 0], ids, side="right") - 1
-    inside = np.flatnonzero((place >= 0) & (ids <= pieces[place, 1]))
-    if not len(inside):
-        return inside
-    found, first = np.unique(ids[inside], return_index=True)
-    gap.recovered += len(found)
-    left: list[tuple[int, int]] = []
-    for low, high in gap.left:
-        within = found[np.searchsorted(found, low) : np.searchsorted(found, high, side="right")]
-        edges = np.concatenate([[low - 1], within, [high + 1]])
-        holes = np.flatnonzero(np.diff(edges) > 1)
-        left += zip((edges[holes] + 1).tolist(), (edges[holes + 1] - 1).tolist(), strict=True)
-    gap.left = left
-    return inside[first]
-
-
-def _within(gap: Gap, rows: np.ndarray) -> np.ndarray:
-    return np.flatnonzero((rows["ts_event"] >= gap.start) & (rows["ts_event"] <= gap.end))
-
-
-def _take_times(gap: Gap, rows: np.ndarray) -> np.ndarray:
-    """Places of the rows that are in the gap and not known, each once."""
-    inside = _within(gap, rows)
-    keys, first = np.unique(keys_of(rows[inside]), return_index=True)
-    known = gap.seen | gap.got
-    fresh = np.array([key not in known for key in keys.tolist()], np.bool_)
-    gap.recovered += int(fresh.sum())
-    gap.got.update(keys[fresh].tolist()[: GOT_MAX - len(gap.got)])
-    return inside[np.sort(first[fresh])]
+            self._channels[gap.channel].add(self.out.series.id(gap.feed, gap.symbol), gap)

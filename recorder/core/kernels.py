@@ -34,6 +34,7 @@ from recorder.values.tables import (
 
 OVERLAP_SKEW_NS = 1_000_000_000  # two connections of one provider are not further apart: milliseconds were seen
 RECENT_IDS = 64  # ids remembered per series: Kraken repeats 50 trades after a reconnect
+RECENT_QUOTES = 32  # of the newest time of a series, remembered where history has quotes: a burst in one millisecond
 VWAP_BUCKETS = 64  # the rolling VWAP moves in steps of a 64th of its window: bounded memory at any rate
 SERIES_INITIAL = 64
 GAP_COLUMNS = 9
@@ -44,7 +45,9 @@ BY_NEXT, BY_NAME, BY_CLOCK = 0, 1, 2  # what told of a gap: the trade after it, 
 # symbol, upwards over all connections.
 IDS_OPAQUE, IDS_CONTIGUOUS, QUOTES_NUMBERED = 0, 1, 2
 REVISED = 4  # a further bit: the provider takes trades back
+QUOTES_REMEMBERED = 8  # a further bit: its history has quotes
 NO_TIME = LONG_NULL
+KEY_FACTOR = -7046029254386353131  # 2**64 / golden ratio, odd: multiplied by it every bit reaches the upper half
 RESTART_NS = 1_000_000_000  # matching engines stamp out of order by milliseconds, a repeat is never newer at all
 
 
@@ -88,7 +91,7 @@ class TradeState:
         ]
     )  # fmt: skip
 
-    ARRAYS = ("scalars", "ids", "buckets", "returns", "sizes")
+    ARRAYS = ("scalars", "ids", "buckets", "returns", "sizes", "quote_keys")
 
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
@@ -106,6 +109,12 @@ class TradeState:
         self.buckets = np.zeros((capacity, VWAP_BUCKETS, 2))
         self.returns = np.zeros((capacity, p.zscore_window))
         self.sizes = np.zeros((capacity, p.size_window))
+        self.quote_keys = np.zeros((capacity, 1 + RECENT_QUOTES), np.int64)  # how many came at quote_ts, and their keys
+
+    def newest_quotes(self, series: int) -> set[int]:
+        """Keys of the quotes at the series' newest time; the last RECENT_QUOTES of them."""
+        count, *keys = self.quote_keys[series].tolist()
+        return set(keys[: min(count, RECENT_QUOTES)])
 
     def add(self, id_kind: int, zone: int) -> None:
         """One more series, whose id is the number of those before it."""
@@ -134,6 +143,25 @@ def _seen_before(ids, key, count):
 def keys_of(rows: np.ndarray) -> np.ndarray:
     """(n,) int64: what tells TRADES rows of one series apart, as ``TradeState.ids`` holds it."""
     keys: np.ndarray = rows["trade_id"] ^ ((rows["exchange"].astype(np.int64) + 1) << 48)
+    return keys
+
+
+@njit(cache=True, nogil=True)
+def _quote_key(row):
+    key = row.ts_event * KEY_FACTOR
+    for value in (row.bid, row.bid_size, row.ask, row.ask_size):
+        key = (key ^ np.float64(value).view(np.int64)) * KEY_FACTOR
+        key ^= key >> 32
+    key = (key ^ row.sequence) * KEY_FACTOR
+    return key ^ (key >> 32)
+
+
+@njit(cache=True, nogil=True)
+def quote_keys_of(rows):
+    """(n,) int64: what tells QUOTES rows of one series apart, as ``TradeState.quote_keys`` holds it."""
+    keys = np.empty(len(rows), np.int64)
+    for i in range(len(rows)):
+        keys[i] = _quote_key(rows[i])
     return keys
 
 
@@ -371,11 +399,11 @@ def trades_kernel(
 
 
 @njit(cache=True, nogil=True)
-def quotes_kernel(rows, scalars):
+def quotes_kernel(rows, scalars, quote_keys):
     """Flag QUOTES rows in the order they were received: LATE, older than the last of their series; DUPLICATE, repeated.
 
     rows     (n,) QUOTES rows; ``flags`` updated in place
-    scalars  TradeState.scalars; ``quote_…`` updated in place
+    scalars, quote_keys  of TradeState; ``quote_…`` updated in place
     Where quotes are numbered, one whose number is not above the last is what another connection delivered before, if it
     came at most OVERLAP_SKEW_NS after that one; later than that the provider has started its numbers over.
     """
@@ -393,8 +421,14 @@ def quotes_kernel(rows, scalars):
             s.quote_id, s.quote_recv = number, row.ts_recv
         if row.ts_event < s.quote_ts:
             row.flags |= LATE
-        else:
-            s.quote_ts = row.ts_event
+            continue
+        if (s.id_kind & QUOTES_REMEMBERED) != 0:
+            newest = quote_keys[row.series]
+            if row.ts_event > s.quote_ts:
+                newest[0] = 0
+            newest[1 + newest[0] % RECENT_QUOTES] = _quote_key(row)
+            newest[0] += 1
+        s.quote_ts = row.ts_event
 
 
 class Kernels:
@@ -428,9 +462,10 @@ class Kernels:
     def quotes(self, rows: np.ndarray) -> None:
         """Run over QUOTES rows in place."""
         assert rows.dtype == QUOTES.dtype
-        quotes_kernel(rows, self.state.scalars)
+        quotes_kernel(rows, self.state.scalars, self.state.quote_keys)
 
     def warm(self) -> None:
         """Compile, or load from the cache, before the first frame."""
         self.trades(np.zeros(0, TRADES.dtype))
         self.quotes(np.zeros(0, QUOTES.dtype))
+        quote_keys_of(np.zeros(0, QUOTES.dtype))

@@ -17,7 +17,14 @@ from recorder.core.delivered import Delivered
 from recorder.core.encode import Dictionary, Sealed, merge_rows, sort_rows
 from recorder.core.frames import BINARY, CLOSED, OBSERVED, OPENED, POLLED, RESPONSE, SOURCE, Frames
 from recorder.core.gaps import GapBook
-from recorder.core.kernels import IDS_CONTIGUOUS, IDS_OPAQUE, QUOTES_NUMBERED, REVISED, Kernels
+from recorder.core.kernels import (
+    IDS_CONTIGUOUS,
+    IDS_OPAQUE,
+    QUOTES_NUMBERED,
+    QUOTES_REMEMBERED,
+    REVISED,
+    Kernels,
+)
 from recorder.core.revisions import Revisions
 from recorder.core.snapshot import (
     Content,
@@ -179,14 +186,15 @@ class Pipeline:
             source.rejected, readable = source.rejected + 1, False
             source.scope.reject(f"{page.url}: {type(error).__name__}: {error}", body, ts_recv)
         self._know_series()
-        rows = self.out.batches[TRADES.name].seal()
+        name = QUOTES.name if page.gap is not None and page.gap[2] == QUOTES.name else TRADES.name
+        rows = self.out.batches[name].seal()
         if page.gap is None:  # a user asked: all of it, and none of it is news
             rows.rows["flags"] |= HISTORY
             kept = rows
         else:
             kept = replace(rows, rows=self.gaps.page(page, rows.rows, readable))
         repair = page.gap is not None
-        self._computed.setdefault(TRADES.name, []).append(self._compute(TRADES.name, kept, live=False, covered=repair))
+        self._computed.setdefault(name, []).append(self._compute(name, kept, live=False, covered=repair))
         self._run_kernels(covered=repair)
 
     def _polled(self, source: Source, payload: bytes, ts_recv: int) -> None:
@@ -233,7 +241,8 @@ class Pipeline:
         kind = IDS_CONTIGUOUS if capability.trade_ids == "contiguous" else IDS_OPAQUE
         kind |= (QUOTES_NUMBERED if capability.overlap else 0) | (REVISED if capability.revisions else 0)
         self.revisions.enabled |= capability.revisions
-        self._series_rules[spec.name] = (kind, self._zones[zone], *_verification(capability))
+        kind |= QUOTES_REMEMBERED if QUOTES.name in capability.history_channels else 0
+        self._set_rules(spec.name, (kind, self._zones[zone], *_verification(capability)))
         scope = self.out.scope(spec.name, spec.connection)
         self._delivered.declare(spec.name, capability.transport == "poll")
         decode, templates = decoder_of(feed, scope), None
@@ -244,6 +253,15 @@ class Pipeline:
         else:
             self._matcher.declare(number, scope, templates)
         self.sources[number] = Source(spec, feed, scope, decode, partial(self._matcher.matched, number))
+
+    def _set_rules(self, feed: str, rules: tuple[int, ...]) -> None:
+        """How series of a feed are treated; of those known already only what its history has can have changed."""
+        before = self._series_rules.get(feed, rules)
+        self._series_rules[feed] = rules
+        if (before[0] ^ rules[0]) & QUOTES_REMEMBERED:
+            known = self.out.series.keys[: self.kernels.state.known]
+            own = [number for number, (name, _) in enumerate(known) if name == feed]
+            self.kernels.state.scalars["id_kind"][own] ^= QUOTES_REMEMBERED
 
     @property
     def pending(self) -> int:
@@ -303,7 +321,9 @@ class Pipeline:
             if named.any():
                 rows, counted = rows[~named], counted[(counted["flags"] & NAMED) == 0]
         elif name == QUOTES.name:
-            self.kernels.quotes(rows)
+            if live:
+                self.kernels.quotes(rows)
+                self.gaps.quoted(rows)
         elif name == OPTIONS_CHAIN.name:
             self.chains.compute(rows)
         elif name in (GAPS.name, REJECTED.name):

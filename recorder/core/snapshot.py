@@ -104,7 +104,7 @@ def restore_kernels(kernels: Kernels, saved: dict[str, Any]) -> None:
     before, now = saved["parameters"], _numbers(kernels.parameters)
     for name in TradeState.ARRAYS:
         array = getattr(state, name)
-        content = np.frombuffer(saved[name], array.dtype)
+        content = np.frombuffer(saved.get(name, b""), array.dtype)  # one that is not there is of an older version
         if content.size == array[:n].size:
             array[:n] = content.reshape(array[:n].shape)
     scalars = state.scalars[:n]

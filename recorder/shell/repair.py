@@ -1,6 +1,8 @@
 """Repair of gaps: asks providers for what is missing, journals their answers, and leaves the judging to the fold.
 
-The work list is the pipeline's book of gaps, so a crash loses nothing: what is still open is asked for again.
+The work list is the pipeline's book of gaps, so a crash loses nothing: what is still open is asked for again. Tries are
+counted anew then. A feed's trades and quotes are asked for beside each other, so that trades never wait for the many
+quotes of an outage; the provider's pace bounds them together.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Protocol
 
 import msgspec
@@ -23,8 +26,10 @@ from recorder.shell.history_client import BUSY, HistoryClient, excerpt, limited
 from recorder.shell.pace import Pace
 from recorder.values.config import RepairConfig
 from recorder.values.errors import JournalFull, RecorderError
-from recorder.values.feed import Capability, FeedSpec, Historian, HttpRequest, HttpResponse
+from recorder.values.feed import SECOND, Capability, FeedSpec, Historian, HttpRequest, HttpResponse
+from recorder.values.tables import QUOTES, TRADES
 
+CHANNELS = (TRADES.name, QUOTES.name)  # of which gaps are repaired
 LOOK_S = 0.5  # how often the work list is looked at
 TAKEN_S = 0.01  # how often it is looked at whether the fold has taken an answer
 RETRY_FIRST_S = 2.0  # after a failed try, doubled with each further one
@@ -66,7 +71,7 @@ class _Tries:
 
 
 class Repairer:
-    """One task that looks, and one for each feed with something to ask for.
+    """One task that looks, and one for each feed and channel with something to ask for.
 
     feeds     by name, spec and feed of those being recorded; asked each time
     pace      of a provider, shared by all who ask it; without it the repairer is alone
@@ -86,8 +91,8 @@ class Repairer:
         self.requests: Counter[tuple[str, int]] = Counter()
         self._config, self._journal, self._fold, self._feeds = config, journal, fold, feeds
         self._log, self._uniform = log, uniform
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._clients: dict[str, HistoryClient] = {}
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}  # by feed and channel
+        self._clients: dict[tuple[str, str], HistoryClient] = {}
         self._paces: dict[str, Pace] = {}  # by provider
         self._pace = pace or (lambda provider: self._paces.setdefault(provider, Pace()))
         self._tries: dict[Identity, _Tries] = {}
@@ -107,10 +112,10 @@ class Repairer:
             self._tries = {identity: tries for identity, tries in self._tries.items() if identity in self.book.open}
             if not self._config.enabled:
                 continue
-            for name, (spec, feed) in self._feeds().items():
-                task = self._tasks.get(name)
-                if (task is None or task.done()) and self._due(spec):
-                    self._tasks[name] = asyncio.create_task(self._repair(spec, feed))
+            for (name, (spec, feed)), channel in product(self._feeds().items(), CHANNELS):
+                task = self._tasks.get((name, channel))
+                if (task is None or task.done()) and self._due(spec, channel):
+                    self._tasks[name, channel] = asyncio.create_task(self._repair(spec, feed, channel))
 
     async def stop(self) -> None:
         """Ask no more; what is open stays in the book."""
@@ -122,7 +127,7 @@ class Repairer:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tell(at_once=True)
 
-    def _due(self, spec: FeedSpec) -> list[Gap]:
+    def _due(self, spec: FeedSpec, channel: str) -> list[Gap]:
         if self._pace(spec.provider).held_s:
             return []
         now = asyncio.get_running_loop().time()
@@ -130,15 +135,18 @@ class Repairer:
         return [
             gap
             for gap in list(self.book.open.values())
-            if gap.feed == spec.name and gap.ts_recv <= latest and now >= self._tried(gap).not_before
+            if gap.feed == spec.name
+            and gap.channel == channel
+            and gap.ts_recv <= latest
+            and now >= self._tried(gap).not_before
         ]
 
     def _tried(self, gap: Gap) -> _Tries:
         return self._tries.get(gap.identity) or _Tries()
 
-    async def _repair(self, spec: FeedSpec, feed: Historian) -> None:
-        """Ask for every gap of the feed that is due, oldest first."""
-        for gap in self._due(spec):
+    async def _repair(self, spec: FeedSpec, feed: Historian, channel: str) -> None:
+        """Ask for every gap of the feed and channel that is due, oldest first."""
+        for gap in self._due(spec, channel):
             if gap.identity not in self.book.open:
                 continue  # an answer to another has completed it
             try:
@@ -167,6 +175,8 @@ class Repairer:
         capability = feed.capability()
         if gap.channel not in capability.history_channels:
             raise _Never(f"the provider has no history of {gap.channel}")
+        if gap.channel == QUOTES.name and gap.end - gap.start > self._config.quotes_s_max * SECOND:
+            raise _Never(f"longer than [repair] quotes_s_max = {self._config.quotes_s_max:g}; see `recorder backfill`")
         if capability.history_window_ns and gap.start < time.time_ns() - capability.history_window_ns:
             raise _Never("older than the provider's history")
         request = self.book.request(gap)
@@ -178,7 +188,7 @@ class Repairer:
         except RecorderError as error:
             raise _Never(str(error)) from error
         while http is not None:
-            response = await self._get(spec, http, capability)
+            response = await self._get(spec, gap.channel, http, capability)
             following, last, words = _following(pages, response)
             page = Page(gap=gap.identity, request=request, number=number, url=http.url, last=last)
             await self._journalled(spec, history.encode(page, response.body))
@@ -192,11 +202,11 @@ class Repairer:
             self._tries.pop(gap.identity, None)
         raise _Again(words or "not in the provider's history")
 
-    async def _get(self, spec: FeedSpec, http: HttpRequest, capability: Capability) -> HttpResponse:
+    async def _get(self, spec: FeedSpec, channel: str, http: HttpRequest, capability: Capability) -> HttpResponse:
         """One answer with status 200, no sooner than the provider's pace allows."""
         name, pace = spec.name, self._pace(spec.provider)
         await pace.turn(capability)
-        client = self._clients.setdefault(name, HistoryClient())
+        client = self._clients.setdefault((name, channel), HistoryClient())
         try:
             response = await client.get(http)
         except RecorderError as error:

@@ -103,6 +103,7 @@ class RepairConfig(Section, frozen=True, kw_only=True):
     enabled: bool = True
     delay_s: Annotated[float, Meta(ge=0, le=86_400)] = 5.0
     attempts: Annotated[int, Meta(ge=1, le=1000)] = 8
+    quotes_s_max: Annotated[float, Meta(ge=0, le=86_400)] = 900.0
 
 
 class LoginConfig(Section, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from exchange_process import Exchange
 from recorder_process import Recorder, command, environment, external, until, write_config
 
 from recorder.core.frames import TEXT
+from recorder.core.gaps import UNVERIFIED
 from recorder.shell.journal import Journal
 
 BACKFILLED = 8
@@ -26,7 +28,13 @@ PROVIDERS: dict[str, dict[str, Any]] = {
     "coinbase-advanced": {"provider": "coinbase", "api": "advanced", "symbols": ["BTC-USD", "ETH-USD"]},
     "binance": {"provider": "binance", "symbols": ["BTC-USDT", "ETH-USDT"]},
     "kraken": {"provider": "kraken", "symbols": ["BTC-USD", "ETH-USD"]},
-    "alpaca": {"provider": "alpaca", "feed": "iex", "format": "json", "symbols": ["AAPL", "SPY"]},
+    "alpaca": {
+        "provider": "alpaca",
+        "feed": "iex",
+        "format": "json",
+        "symbols": ["AAPL", "SPY"],
+        "channels": ["trades", "quotes"],
+    },
 }
 
 
@@ -112,6 +120,42 @@ def assert_complete(questdb: QuestDB, feed: str, live: set[tuple[str, int]], los
         assert ids[symbol][number], f"{feed} {symbol} {number} was dropped, yet is not from history"
 
 
+def time_of(text: str) -> int:
+    return int(np.datetime64(text.rstrip("Z"), "ns").astype(np.int64))
+
+
+def quotes_received(folder: Path) -> set[tuple[str, int]]:
+    """(symbol, time) of every quote in Alpaca's frames, read from the journal without a decoder of ours."""
+    with Journal.open(folder / "journal") as journal:
+        position, found = journal.begin, set()
+        while (frames := journal.read(position)) is not None:
+            position = frames.end
+            for i in np.flatnonzero(frames.kinds == TEXT).tolist():
+                if b'"T":"q"' in (payload := frames.payload(i)):
+                    found |= {(each["S"], time_of(each["t"])) for each in json.loads(payload) if each["T"] == "q"}
+    return found
+
+
+def assert_quotes_complete(place: Exchange, questdb: QuestDB, feed: str, live: set[tuple[str, int]]) -> None:
+    """From the first stored to the last every quote that the exchange sent is there, once, as received where it was."""
+    headers = {"APCA-API-KEY-ID": KEY, "APCA-API-SECRET-KEY": SECRET}
+    for symbol in PROVIDERS["alpaca"]["symbols"]:
+        rows = questdb.sql.query(
+            f"SELECT ts_event::long, bid, bid_size, ask, ask_size, flags & {BACKFILLED} FROM quotes "
+            f"WHERE feed = '{feed}' AND symbol = '{symbol}' ORDER BY ts_event, bid, ask, bid_size, ask_size"
+        ).rows
+        url = f"{place.rest_urls['alpaca']}/v2/stocks/quotes?symbols={symbol}&feed=iex&limit=10000"
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+            page = json.load(answer)
+        assert page["next_page_token"] is None
+        sent = [[time_of(q["t"]), q["bp"], q["bs"], q["ap"], q["as"]] for q in page["quotes"][symbol]]
+        expected = {tuple(quote) for quote in sent if rows[0][0] <= quote[0] <= rows[-1][0]}
+        assert [tuple(row[:5]) for row in rows] == sorted(expected, key=lambda q: (q[0], q[1], q[3], q[2], q[4]))
+        fetched = {row[0] for row in rows if row[5]}
+        assert fetched
+        assert not fetched & {ts for name, ts in live if name == symbol}, "received live and overwritten"
+
+
 def gaps_of(questdb: QuestDB, feed: str) -> list[dict[str, Any]]:
     return questdb.sql.rows(f"SELECT * FROM gaps WHERE feed = '{feed}' AND kind != 'time' ORDER BY ts_event")
 
@@ -145,6 +189,13 @@ def test_what_five_providers_dropped_and_what_a_cut_cost_is_fetched_and_stored_o
             assert {gap["status"] for gap in gaps} == {"repaired", None}, gaps
             assert [gap["cause"] for gap in gaps if gap["symbol"] == "*" and gap["kind"] == "disconnect"]
             assert all(gap["missing"] in (None, gap["recovered"]) for gap in gaps if gap["symbol"] != "*"), gaps
+        assert_quotes_complete(place, questdb, "fix-alpaca", quotes_received(tmp_path / "home"))
+        quotes = [gap for gap in gaps_of(questdb, "fix-alpaca") if gap["channel"] == "quotes"]
+        assert {gap["symbol"] for gap in quotes} == {"AAPL", "SPY"}
+        assert all(gap["missing"] is None and gap["recovered"] and UNVERIFIED in gap["cause"] for gap in quotes)
+        ledger = questdb.sql.rows("SELECT * FROM coverage WHERE feed = 'fix-alpaca' AND channel = 'quotes'")
+        assert sum(row["verified"] for row in ledger) == 0
+        assert sum(row["repaired"] for row in ledger) == sum(gap["recovered"] for gap in quotes)
         assert recorder.events("gap.opened")
         assert recorder.events("gap.repaired")
     files = [path for path in (tmp_path / "home").rglob("*") if path.is_file() and path.stat().st_size]
