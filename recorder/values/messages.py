@@ -75,6 +75,30 @@ def element_reader(type_: Any) -> Callable[[Any], Any]:
     return decode
 
 
+def nulls_absent(decode: Callable[[Any], _T]) -> Callable[[Any], _T]:
+    """The same decoder, for which a field that is null and may not be is one that is not there."""
+
+    def read(raw: Any) -> _T:
+        try:
+            return decode(raw)
+        except msgspec.ValidationError:
+            if b"null" not in bytes(raw):
+                raise
+            try:
+                without = msgspec.json.encode(_without_nulls(_ANY.decode(raw)))
+            except (OverflowError, ValueError):  # a number that nothing here can hold
+                without = raw
+        return decode(without)
+
+    return read
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
 class Reader:
     """The decoder of one connection's messages: ``read(payload)``, and ``again`` for what it refused.
 
@@ -209,12 +233,13 @@ def elements(raw: Any) -> list[msgspec.Raw]:
 def fitting(raw: Any, decode: Callable[[Any], Any], refuse: Callable[[str, bytes], None]) -> list[Any]:
     """Elements of a raw JSON array that fit; every other one goes to ``refuse(reason, its bytes)``.
 
+    A field that is null and may not be is read as absent.
     Raises FrameError if it is not an array.
     """
-    result = []
+    result, read = [], nulls_absent(decode)
     for element in elements(raw):
         try:
-            result.append(decode(element))
+            result.append(read(element))
         except UNREADABLE as error:
             refuse(str(error), bytes(element))
     return result

@@ -79,6 +79,14 @@ def changed(item: dict[str, Any] = QUOTE, /, **fields: Any) -> dict[str, Any]:
 # Quotes
 
 
+@pytest.mark.parametrize("name", ["bid", "bidExchange", "askExchange", "timeOfLastTrade", "exchgLastTrade", "osiKey"])
+def test_a_field_that_is_null_is_one_that_is_not_there(name: str) -> None:
+    (row,) = Asked().answer(quotes(changed(**{name: None}))).rows("quotes")
+    assert row == Asked().answer(quotes({**QUOTE, "All": {k: v for k, v in QUOTE["All"].items() if k != name}})).rows(
+        "quotes"
+    )[0]  # fmt: skip
+
+
 def test_the_documented_quote_becomes_a_row_with_its_own_time_and_status() -> None:
     feed = Asked().answer(quotes(QUOTE))
     assert feed.rows("quotes") == [

@@ -179,6 +179,8 @@ def request_of(feed: Feed, name: str, options: dict[str, str]) -> HistoryRequest
     symbol = "AAPL" if name == "alpaca" and options.get("feed") != "crypto" else "BTC-USD"
     if name == "polygon" and options.get("cluster") == "options":
         symbol = "AAPL  251219C00150000"
+    if name == "bybit" and options.get("market") == "option":
+        symbol = "BTC-26SEP25-90000-C"
     if name == "binance":
         symbol = {"usdm": "BTC-USDT-PERP", "coinm": "BTC-USD-PERP"}.get(options.get("market", ""), "BTC-USDT")
     channel = feed.capability().history_channels[0]

@@ -230,6 +230,16 @@ def test_one_bad_message_is_rejected_and_its_neighbours_are_stored() -> None:
     assert len(feed.rows("rejected")) == len(bad)
 
 
+def test_a_side_that_is_null_is_one_that_is_not_there() -> None:
+    quote = {"ev": "Q", "sym": "MSFT", "bx": 4, "bp": 114.125, "bs": 100, "ax": None, "ap": None, "as": None,
+             "t": 1536036818784, "q": 5}  # fmt: skip
+    feed = Recorded("polygon", ()).decode(json.dumps([quote]).encode())
+    [row] = feed.rows("quotes")
+    assert (row["bid"], row["bid_size"]) == (114.125, 100)
+    assert not {"ask", "ask_size", "ask_exchange"} & row.keys()
+    assert feed.rows("rejected") == []
+
+
 def test_an_unknown_field_or_message_is_counted_and_no_row_is_lost() -> None:
     new = TRADE.replace(b'"p"', b'"rpi":1,"p"')
     feed = Recorded("polygon", ())

@@ -115,8 +115,8 @@ def test_a_bar_of_zeros_and_a_contract_that_cannot_be_read_are_rejected_alone() 
 
     chain = (
         b'{"optionChain":{"result":[{"underlyingSymbol":"AAPL","expirationDates":[1726790400],"quote":{},"options":['
-        b'{"expirationDate":1726790400,"calls":[{"contractSymbol":"AAPL240920C00220000","lastPrice":1.5,"bid":null},'
-        b'{"contractSymbol":"AAPL240920C00230000","lastPrice":0.5}],"puts":[{"contractSymbol":"AAPL240920P00220000"}]}'
+        b'{"expirationDate":1726790400,"calls":[{"contractSymbol":"AAPL240920C00220000","lastPrice":1.5,"bid":"x"},'
+        b'{"contractSymbol":"AAPL240920C00230000","lastPrice":0.5,"bid":null}],"puts":[{"contractSymbol":"AAPL240920P00220000"}]}'
         b']}],"error":null}}'
     )
     feed = Recorded("yahoo", ("AAPL",), channels=("options",), api="rest").poll("options AAPL", chain, NOON)

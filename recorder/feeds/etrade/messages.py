@@ -21,6 +21,7 @@ from recorder.values.messages import (
     NAN,
     NO_TEXT,
     UNREADABLE,
+    nulls_absent,
 )
 from recorder.values.symbols import ticker
 from recorder.values.tables import CALL
@@ -182,9 +183,9 @@ class Answer(Struct, gc=False):
     Error: Error | None = None
 
 
-_answer = msgspec.json.Decoder(Answer, strict=False).decode
+_answer = nulls_absent(msgspec.json.Decoder(Answer, strict=False).decode)
 readers: dict[type[Struct], Callable[[Any], Any]] = {
-    type_: msgspec.json.Decoder(type_, strict=False).decode
+    type_: nulls_absent(msgspec.json.Decoder(type_, strict=False).decode)
     for type_ in (QuoteData, Message, Pair, Details, ExpirationDate)
 }
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode

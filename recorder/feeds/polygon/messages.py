@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from recorder.values.errors import FrameError
-from recorder.values.messages import NO_TEXT, UNREADABLE, Id, Unread
+from recorder.values.messages import NO_TEXT, UNREADABLE, Id, Unread, nulls_absent
 
 Ids = tuple[int, ...] | None  # a tuple: it is looked up whole
 
@@ -193,7 +193,7 @@ LENIENT_READER = _reader(*KINDS.values())
 PARTS = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _text = msgspec.json.Decoder(str).decode
-_one = {tag: msgspec.json.Decoder(cls, strict=False).decode for tag, cls in KINDS.items()}
+_one = {tag: nulls_absent(msgspec.json.Decoder(cls, strict=False).decode) for tag, cls in KINDS.items()}
 
 
 def explain(part: bytes) -> tuple[Any, list[str]]:

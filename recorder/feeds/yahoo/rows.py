@@ -13,7 +13,17 @@ from recorder.feeds.yahoo.names import TIMEFRAMES, canonical
 from recorder.values import occ
 from recorder.values.errors import FrameError, Limited, SymbolError
 from recorder.values.feed import SECOND
-from recorder.values.messages import INF, NAN, TS_AHEAD_MAX, TS_EVENT_MIN, UNREADABLE, element_reader, fitting, misfit
+from recorder.values.messages import (
+    INF,
+    NAN,
+    TS_AHEAD_MAX,
+    TS_EVENT_MIN,
+    UNREADABLE,
+    element_reader,
+    fitting,
+    misfit,
+    nulls_absent,
+)
 from recorder.values.schema import LONG_NULL, TEXT_NULL
 from recorder.values.tables import SPLIT_ADJUSTED
 
@@ -118,8 +128,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
 
 _ANSWER = msgspec.json.Decoder(Answer)
-_RESULT = msgspec.json.Decoder(Result)
-_CHAIN = msgspec.json.Decoder(Chain)
+_read_result = nulls_absent(msgspec.json.Decoder(Result).decode)
+_read_chain = nulls_absent(msgspec.json.Decoder(Chain).decode)
 
 
 def refusal(body: bytes) -> str:
@@ -138,7 +148,7 @@ def expirations(body: bytes) -> list[int]:
     try:
         results = _ANSWER.decode(body).optionChain
         first = results.result[0] if results is not None and results.result else b"{}"
-        return sorted(_CHAIN.decode(first).expirationDates)
+        return sorted(_read_chain(first).expirationDates)
     except UNREADABLE as error:
         raise FrameError(f"no chain: {error}") from None
 
@@ -186,7 +196,7 @@ def decoder(scope: Scope) -> Callable[[str, bytes, int], None]:
         newest[place] = latest
 
     def options(name: str, raw: Any, ts_recv: int) -> None:
-        chain = _CHAIN.decode(raw)
+        chain = _read_chain(raw)
         if chain.underlyingSymbol.upper() != name:
             raise FrameError(f"the chain of {chain.underlyingSymbol[:40]!r}, which was not asked for")
         snapshot = chain.quote.regularMarketTime * SECOND or ts_recv
@@ -251,7 +261,7 @@ def chart_of(body: bytes, name: str, timeframe: str) -> Result:
     results = _ANSWER.decode(body).chart
     if results is None or not results.result:
         raise FrameError("an answer to another question")
-    result = _RESULT.decode(results.result[0])
+    result = _read_result(results.result[0])
     meta, interval = result.meta, TIMEFRAMES[timeframe][0]
     if meta.symbol.upper() != name or meta.dataGranularity not in (interval, _ALSO.get(interval)):
         raise FrameError(f"bars of {meta.dataGranularity[:20]} of {meta.symbol[:40]!r}, which was not asked for")
