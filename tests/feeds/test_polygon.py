@@ -497,7 +497,7 @@ def test_what_is_no_page_is_refused_and_ends_the_search_and_the_key_goes_nowhere
         recorded.feed.history_decoder(recorded.scope)(request, payload, FRAME_END)  # type: ignore[attr-defined]
     pages = feed_of("AAPL").history(request)
     next(pages)
-    with pytest.raises(StopIteration):
+    with pytest.raises(StopIteration if words == "array" else FrameError):  # its results are the decoder's to judge
         pages.send(HttpResponse(200, {}, payload))
 
 
