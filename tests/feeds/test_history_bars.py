@@ -87,8 +87,9 @@ def test_candles_of_kraken(shared_data: Path) -> None:
     assert len(rows) > 100
 
 
-def test_candles_of_okx(shared_data: Path) -> None:
-    body = (shared_data / "nautilus/okx/http_get_candlesticks.json").read_bytes()
+@pytest.mark.parametrize("name", ["http_get_candlesticks", "http_get_candlesticks_full"])
+def test_candles_of_okx(shared_data: Path, name: str) -> None:
+    body = (shared_data / f"nautilus/okx/{name}.json").read_bytes()
     rows, _ = decoded("okx", body, "BTC-USDT", "1m")
     assert rows == [row(int(c[0]) * MILLISECOND, "BTC-USDT", "1m", c[1:6]) for c in json.loads(body)["data"]]
 

@@ -146,6 +146,30 @@ def test_recorded_answers_of_providers_are_read(shared_data: Path) -> None:
     assert [(row["ts_event"], row["exchange"], row["trade_id"]) for row in rows] == [(1634112000_089607_680, "P", 1)]
 
 
+@pytest.mark.parametrize("name", ["future_combo", "historical_combo", "option_combo", "perpetual_with_combo_tags"])
+def test_trades_of_deribits_combos_and_of_their_legs_are_read(shared_data: Path, name: str) -> None:
+    body = (shared_data / f"nautilus/deribit/http_get_last_trades_{name}.json").read_bytes()
+    rows, recorded = decoded("deribit", body)
+    expected = [
+        {
+            "trade_id": t["trade_seq"], "trade_ref": t["trade_id"], "ts_event": t["timestamp"] * 10**6,
+            "price": t["price"], "size": t["amount"], "side": t["direction"],
+        }
+        for t in json.loads(body)["result"]["trades"]
+    ]  # fmt: skip
+    assert [{name: row[name] for name in expected[0]} for row in rows] == expected
+    tagged = ["combo" if "combo_id" in t else None for t in json.loads(body)["result"]["trades"]]
+    assert [row.get("conditions") for row in rows] == tagged
+    assert recorded.rows("rejected") == []
+
+
+def test_recorded_trades_of_binance_are_read(shared_data: Path) -> None:
+    body = (shared_data / "nautilus/binance/spot/http_json/trades_response.json").read_bytes()
+    [row] = decoded("binance-spot", body, "BNB-BTC")[0]
+    assert (row["trade_id"], row["price"], row["size"], row["side"]) == (28457, 4.000001, 12.0, "sell")
+    assert row["ts_event"] == 1499865549590 * 10**6
+
+
 def test_withdrawn_trades_of_alpaca_are_left_out_and_replacements_are_flagged() -> None:
     items = [
         {"t": f"2026-01-01T00:00:0{i}Z", "x": "V", "p": 1.5, "s": 2, "c": ["@"], "i": i, "z": "C", **more}
