@@ -47,6 +47,7 @@ class Session:
         self._ready = 0
         self._app_ping_due = 0
         self._old = False  # said that it is to be replaced
+        self._words = ""  # the provider's, of what it refused while it was subscribed to
 
     def on_opening(self) -> Endpoint:
         """About to connect: the endpoint to use (asked anew each time: it may carry a fresh token)."""
@@ -54,7 +55,7 @@ class Session:
         return self.endpoint
 
     def on_open(self, now: int) -> list[Command]:
-        self.state, self._opened = State.SUBSCRIBING, now
+        self.state, self._opened, self._words = State.SUBSCRIBING, now, ""
         self._app_ping_due = now + self.endpoint.app_ping_ns
         return self._note(self.feed.on_open(), now)
 
@@ -81,7 +82,8 @@ class Session:
         commands: list[Command] = []
         if self.state is State.SUBSCRIBING and now - self._opened > self.endpoint.ready_timeout_ns:
             seconds = f"{self.endpoint.ready_timeout_ns / SECOND:g} s after opening"
-            commands.append(Reconnect(f"mute: no message {seconds}" if mute else f"not subscribed {seconds}"))
+            words = f": {self._words}" if self._words else ""
+            commands.append(Reconnect(f"mute: no message {seconds}" if mute else f"not subscribed {seconds}{words}"))
         if self.endpoint.app_ping is not None and now >= self._app_ping_due:
             self._app_ping_due = now + self.endpoint.app_ping_ns
             commands.append(Send(self.endpoint.app_ping.decode()))  # a text frame, as all their messages
@@ -122,6 +124,8 @@ class Session:
                     self.reason, self._hold_ns = reason, max(self._hold_ns, hold_ns)
                 case Fatal(reason):
                     self.reason, self.fatal = reason, True
-                case Notice() | Send():
+                case Notice(_, fields):
+                    self._words = str(fields.get("reason") or fields.get("message") or self._words)
+                case Send():
                     pass
         return commands

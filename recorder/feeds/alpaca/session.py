@@ -111,7 +111,7 @@ class Alpaca:
         self._theirs = {ours: channels[ours] for ours in spec.channels}
         self._channels = tuple(theirs for ours in spec.channels for theirs in channels[ours])
         self.names = tuple(dict.fromkeys(self._name(symbol) for symbol in spec.symbols))
-        self._open = 0  # subscribe messages without an answer
+        self._open: list[tuple[str, tuple[str, ...], list[str]]] = []  # asked and not answered: action, channels, names
         self._subscribed = False
         self._refusal = ""  # why a subscribe was refused
         self._delivered: dict[str, Any] = {}  # the last acknowledgement, which holds everything
@@ -175,7 +175,7 @@ class Alpaca:
 
     def on_open(self) -> list[Command]:
         """The server greets first. Without keys there is no point in waiting for it."""
-        self._open, self._subscribed, self._refusal, self._delivered = 0, False, "", {}
+        self._open, self._subscribed, self._refusal, self._delivered = [], False, "", {}
         missing = [name for name in INFO.credentials if not self.credentials.get(name)]
         return [values.Fatal(f"{' and '.join(missing)} not set; alpaca needs a key")] if missing else []
 
@@ -218,7 +218,7 @@ class Alpaca:
 
     def _ask(self, action: str, channels: Iterable[str], names: Sequence[str]) -> list[Command]:
         parts = [list(names[i : i + SUBSCRIBE_SYMBOLS_MAX]) for i in range(0, len(names), SUBSCRIBE_SYMBOLS_MAX)]
-        self._open += len(parts)
+        self._open += [(action, tuple(channels), part) for part in parts]
         return [self._send({"action": action} | dict.fromkeys(channels, part)) for part in parts]
 
     def subscriptions(self) -> Subscriptions:
@@ -260,7 +260,7 @@ class Alpaca:
         """Ready when every subscribe has its answer; what is delivered is in the last acknowledgement."""
         if not self._open:
             return []
-        self._open -= 1
+        del self._open[0]
         if self._open:
             return []
         sets = [self._names_of(channel) for channel in self._channels]
@@ -293,10 +293,23 @@ class Alpaca:
                 return [values.Reconnect(words, DROP_HOLD_NS)]
             case 400 if not self._subscribed:
                 return [values.Fatal(f"the authentication was not understood ({words})")]
+            case 400 if self._open and self._open[0][0] == "subscribe":
+                return self._malformed(words)
             case 400 | 405 | 410 | 413:
                 self._refusal = words
                 return [notice, *self._answered()]
         return [values.Notice("feed.error_received", {"code": code, "message": text})]
+
+    def _malformed(self, words: str) -> list[Command]:
+        """One malformed symbol fails a whole message: which of its symbols, by halves."""
+        action, channels, names = self._open[0]
+        if len(names) > 1:
+            del self._open[0]
+            half = len(names) // 2
+            return [*self._ask(action, channels, names[:half]), *self._ask(action, channels, names[half:])]
+        self._refusal = words
+        refused = values.Notice("symbol.refused", {"symbol": self._canonical(names[0]), "reason": words})
+        return [refused, *self._answered()]
 
     def decoder(self, out: Scope) -> Callable[[bytes, int], None]:
         """decode(payload, ts_recv) for both formats.
