@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
+import tempfile
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import REPO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -112,3 +118,85 @@ def test_a_pause_holds_all_back_and_grows_while_the_provider_goes_on_asking_for_
 def test_what_the_provider_asks_for_it_gets_up_to_a_bound_and_never_less(asked_s: float, uniform: float) -> None:
     pause_s = Pace(Clock(), lambda: uniform).limited(asked_s)
     assert min(asked_s, ASKED_MAX_S) <= pause_s <= 1.1 * min(asked_s, ASKED_MAX_S) + 1e-9
+
+
+def test_a_quota_that_recorders_before_used_up_is_used_up(tmp_path: Path) -> None:
+    """Each asks as often as it may, and is killed."""
+    counts = []
+    for most in (2, 2, 9):
+        asking = [sys.executable, "-c", ASKING, str(tmp_path), str(most)]
+        with subprocess.Popen(asking, stdout=subprocess.PIPE, text=True, cwd=REPO) as child:
+            assert child.stdout is not None
+            counts.append(int(child.stdout.readline()))
+            child.kill()
+        assert child.returncode == -signal.SIGKILL
+    assert counts == [2, 2, 1]
+    assert (tmp_path / "quota-alphavantage").stat().st_size == 5 * 8
+
+
+ASKING = """
+import asyncio, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from recorder.commands.feed_runs import FeedRuns
+from recorder.values.feed import HOUR, polled
+
+config = SimpleNamespace(journal=SimpleNamespace(dir=Path(sys.argv[1])))
+pace = FeedRuns(SimpleNamespace(log=None, config=config), None, {}).pace("alphavantage")
+own = polled(("bars",), 1, 1000.0, rest_quota=5, rest_quota_ns=24 * HOUR)
+count = 0
+while count < int(sys.argv[2]) and pace.wait_s(own) < 60:
+    asyncio.run(pace.turn(own))
+    count += 1
+print(count, flush=True)
+time.sleep(60)
+"""
+
+
+class Wall(Clock):
+    """Unix ns beside a clock that began with this process."""
+
+    def ns(self) -> int:
+        return round((self.now + 1e9) * SECOND)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lives=st.lists(st.tuples(st.floats(0, 90_000), st.integers(0, 9)), min_size=1, max_size=8),
+    quota=st.integers(1, 7), torn=st.binary(max_size=7),
+)  # fmt: skip
+def test_no_window_has_more_than_the_quota_however_often_it_is_started(
+    lives: list[tuple[float, int]], quota: int, torn: bytes
+) -> None:
+    wall, own, times = Wall(), capability(1000.0, quota, 86_400.0), []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "quota"
+        for away_s, most in lives:
+            wall.now += away_s
+            if path.exists():
+                path.write_bytes(path.read_bytes() + torn)
+            start = wall.now  # a clock of this life only: it begins at 0
+            pace = Pace(lambda start=start: wall.now - start, lambda: 0.0, path, wall.ns)  # type: ignore[misc]
+            for _ in range(most):
+                if pace.wait_s(own) > 1.0:
+                    break
+                wall.now += 0.01
+                asyncio.run(pace.turn(own))
+                times.append(wall.now)
+            assert pace.wait_s(own) >= 0.0
+            least, most_used = (sum(at > wall.now - 86_400.0 + edge for at in times) for edge in (0.01, -0.01))
+            assert least <= pace.used <= most_used
+            assert path.stat().st_size <= 2 * quota * 8 if times else not path.exists()
+    for i, at in enumerate(times):
+        assert sum(other > at - 86_400.0 + 0.1 for other in times[: i + 1]) <= quota
+
+
+@settings(deadline=None)
+@given(ahead_s=st.floats(90_000, 1e8))
+def test_a_clock_that_was_far_ahead_uses_up_no_quota(ahead_s: float) -> None:
+    wall, own = Wall(), capability(1000.0, 1, 86_400.0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "quota"
+        ahead = round((wall.now + 1e9 + ahead_s) * SECOND)
+        asyncio.run(Pace(Clock(), lambda: 0.0, path, lambda: ahead).turn(own))
+        assert Pace(Clock(), lambda: 0.0, path, wall.ns).wait_s(own) == 0.0

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -153,7 +154,9 @@ class FeedRuns:
 
     def pace(self, provider: str) -> Pace:
         """How often it is asked over HTTP, by all who ask it."""
-        return self._paces.setdefault(provider, Pace())
+        if provider not in self._paces:
+            self._paces[provider] = Pace(path=Path(self._recording.config.journal.dir) / f"quota-{provider}")
+        return self._paces[provider]
 
     def historians(self) -> dict[str, tuple[FeedSpec, Historian]]:
         """Feeds whose gaps can be asked for."""
