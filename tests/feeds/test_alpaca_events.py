@@ -98,6 +98,16 @@ def test_the_documented_event_becomes_a_version_of_its_action_once() -> None:
     assert details["payable_date"] == "2026-06-09"
 
 
+@pytest.mark.parametrize("processed", [{}, {"process_date": None}])
+def test_an_action_that_has_its_ex_date_needs_no_day_of_its_processing(processed: dict[str, None]) -> None:
+    ca = {name: value for name, value in SPLIT["ca"].items() if name != "process_date"}  # type: ignore[attr-defined]
+    feed = Events().decode(frame({**SPLIT, "ca": ca | processed}))
+    assert [row["ts_event"] for row in feed.rows("corporate_actions")] == [1_781_064_000 * 10**9]
+    undated = {name: value for name, value in ca.items() if name != "ex_date"}
+    feed.decode(frame({**SPLIT, "ca": undated}))
+    assert ["ex_date" in row["reason"] for row in feed.rows("rejected")] == [True]
+
+
 def test_an_update_and_a_deletion_are_versions_too() -> None:
     feed = Events()
     for number, event in enumerate((DIVIDEND, later(DIVIDEND, 1, rate="0.27"), {**DIVIDEND, "action": "delete"})):

@@ -120,7 +120,9 @@ class Alpaca(Asked):
 
 def _action(kind: str, item: dict[str, Any]) -> Action:
     action_type, symbol, days, gets = _KINDS[kind]
-    day = next((item[name] for name in days if item.get(name)), item["process_date"])
+    day = next((item[name] for name in (*days, "process_date") if item.get(name)), None)
+    if day is None:
+        raise ValueError(f"none of {', '.join(days)}")
     ratio = amount = None
     if kind == "stock_dividends":
         ratio = 1.0 + float(item["rate"])
