@@ -47,6 +47,7 @@ def price_of(number: int) -> float:
 class StandIn:
     """A feed. ``option`` ids=opaque: ids are the same, but nobody may count with them."""
 
+    PAGES_MAX = 1000
     HISTORY: tuple[str, ...] = ("trades", "quotes")
 
     def __init__(self, spec: FeedSpec) -> None:
@@ -95,8 +96,8 @@ class StandIn:
         """By id where there are ids, else by time; the answer's header ``next`` names the next page."""
         by_id = request.from_id is not None
         first, last = (request.from_id, request.to_id) if by_id else (request.start, request.end)
-        cursor = "0"
-        while cursor:
+        cursor, pages = "0", 0
+        while cursor and (pages := pages + 1) <= self.PAGES_MAX:
             url = f"{self.spec.rest_url}/history?symbol={request.symbol}&ids={int(by_id)}&from={first}&to={last}"
             url += "&quotes=1" if request.channel == "quotes" else ""
             answer = yield HttpRequest(f"{url}&page={cursor}", secret_headers=(("x-key", "s3cret-of-the-test"),))

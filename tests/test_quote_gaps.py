@@ -130,6 +130,19 @@ def test_of_a_gap_with_too_many_quotes_the_rest_is_given_up(monkeypatch):
     assert row.cause == "1006 abnormal closure; it has more than 6 quotes"
 
 
+def test_outages_before_a_symbol_is_quoted_again_add_up_and_quiet_times_do_not_count():
+    fold = Fold(ids="opaque")
+    opened(fold, START)
+    fold.stream(quote(3))
+    for first, stop in ((30, 33), (60, 69)):
+        closed(fold, quote(first).ts)
+        opened(fold, quote(stop).ts)
+    fold.stream(quote(99))
+    fold.seal()
+    (gap,) = fold.book.open.values()
+    assert (gap.start, gap.end, gap.outage_ns) == (quote(3).ts, quote(99).ts, 4 * STEP)
+
+
 @pytest.mark.parametrize("channels", [("trades",), ("trades", "quotes")])
 def test_quotes_are_missed_only_where_history_has_them(monkeypatch, channels):
     monkeypatch.setattr(StandIn, "HISTORY", channels)

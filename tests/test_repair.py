@@ -24,7 +24,7 @@ from recorder.shell.history_client import HistoryClient, retry_after_s
 from recorder.shell.journal import Journal
 from recorder.shell.repair import Repairer
 from recorder.values.config import RepairConfig
-from recorder.values.errors import ConfigError, FrameError
+from recorder.values.errors import ConfigError, FrameError, JournalFull
 from recorder.values.feed import FeedSpec, HistoryRequest, HttpRequest, HttpResponse
 
 SECRET = "s3cret-of-the-test"
@@ -219,6 +219,60 @@ def test_a_provider_that_is_down_is_asked_again(recording: Recording, server: Se
     assert recording.outcome() == [("repaired", 1, "ids missing in the stream")]
 
 
+def test_a_try_that_brought_something_starts_the_count_of_tries_over(recording: Recording, server: Server) -> None:
+    """The provider is down once after each first page, seven times in all; two tries in a row are allowed."""
+    usual, down = server.answer, iter(range(1, 100))
+
+    def answer(path: str, key: str) -> Reply:
+        return (503, {}, b"") if "page=0" not in path and next(down) % 2 else usual(path, key)
+
+    server.answer = answer  # type: ignore[method-assign]
+    recording.stream(trade(1), trade(13))
+    recording.repair(attempts=2)
+    assert recording.outcome() == [("repaired", 11, "ids missing in the stream")]
+
+
+def test_a_history_without_end_is_given_up_as_partial_and_not_taken_for_complete(
+    recording: Recording, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "PAGES_MAX", 3)
+    monkeypatch.setattr(StandIn, "PAGES_MAX", 3)
+    server.quotes.set()
+    interrupted(recording)
+    recording.repair()
+    (gap,) = [gap for gap in recording.fold.of_series() if gap.channel == "quotes"]
+    assert (gap.status, gap.recovered) == ("partial", 5)
+    assert gap.cause.endswith("; it has more than 3 pages of history")
+
+
+def test_nothing_is_asked_while_answers_cannot_be_journalled(
+    recording: Recording, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "FULL_S", 0.3)
+    recording.stream(trade(1), trade(3))
+    append, refused = recording.journal.append, []
+
+    def full(*frame: Any) -> int:
+        if len(refused) < 2:
+            refused.append(time.monotonic())
+            raise JournalFull("no room")
+        return append(*frame)
+
+    monkeypatch.setattr(recording.journal, "append", full)
+    recording.repair()
+    assert recording.outcome() == [("repaired", 1, "ids missing in the stream")]
+    assert refused[1] - refused[0] >= 0.3
+    assert len(server.asked) == 3
+
+
+def test_a_refusal_is_told_once_however_many_gaps_it_ends(recording: Recording, server: Server) -> None:
+    server.replies = [(403, {}, b"no such plan")] * 3
+    recording.stream(*(trade(number, symbol) for symbol in "ABC" for number in (1, 3)))
+    recording.repair()
+    assert [gap.status for gap in recording.fold.of_series()] == ["unrepairable"] * 3
+    assert recording.told.events().count("history.refused") == 1
+
+
 def test_a_refusal_ends_the_gap_with_its_status_and_is_told_without_the_secret(
     recording: Recording, server: Server
 ) -> None:
@@ -263,8 +317,7 @@ def test_what_history_does_not_have_is_given_up_after_the_configured_tries(
 
 def interrupted(recording: Recording) -> None:
     """Quotes 2 to 8 were sent while nobody listened, and trades 2 to 4 of another symbol were lost."""
-    end = START + 8 * STEP
-    for kind, ts in ((OPENED, START), (CLOSED, end), (OPENED, end + 1)):
+    for kind, ts in ((OPENED, START), (CLOSED, START + 2 * STEP), (OPENED, START + 8 * STEP)):
         recording.journal.append(recording.source, kind, ts, b"")
         recording.stream(*([quote(1)] if ts == START else []))
     recording.stream(quote(9), trade(1, "B"), trade(5, "B"))
@@ -288,8 +341,8 @@ def test_quotes_are_fetched_by_time_and_trades_do_not_wait_for_them(recording: R
     assert repairer.requests == {("f", 200): 2 + 5}  # 9 quotes, those of the edges again
 
 
-@pytest.mark.parametrize(("limit_s", "status"), [(0.008, "repaired"), (0.0079, "unrepairable"), (0.0, "unrepairable")])
-def test_quotes_of_a_gap_longer_than_configured_are_given_up_unasked(
+@pytest.mark.parametrize(("limit_s", "status"), [(0.0061, "repaired"), (0.006, "unrepairable"), (0.0, "unrepairable")])
+def test_quotes_of_an_outage_longer_than_configured_are_given_up_unasked(
     recording: Recording, server: Server, limit_s: float, status: str
 ) -> None:
     server.quotes.set()

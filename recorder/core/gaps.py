@@ -122,14 +122,14 @@ class GapBook:
         series = self.out.series.id(feed, "*")
         self.out.gap(series, "*", GAP_DISCONNECT, ts_recv, ts_recv, cause, span_ns=ts_recv - closed)
         if END_OF_SESSION not in cause:
-            self.interrupt(feed, connection, GAP_DISCONNECT, cause)
+            self.interrupt(feed, connection, GAP_DISCONNECT, cause, ts_recv - closed)
 
     def closed(self, feed: str, connection: int, ts_recv: int, reason: str) -> None:
         link = self.links.get((feed, connection))
         if link is not None and not link.closed:
             link.closed, link.reason = ts_recv, reason
 
-    def interrupt(self, feed: str, connection: int, kind: int, cause: str) -> None:
+    def interrupt(self, feed: str, connection: int, kind: int, cause: str, outage_ns: int = 0) -> None:
         """Rows of this connection may be missing here, without ids to tell. Kernels must have run."""
         state, trades, quotes = self.kernels.state, self._channels[TRADES.name], self._channels[QUOTES.name]
         known = self.out.kept.get((feed, connection), {}).get("series", {})
@@ -138,11 +138,11 @@ class GapBook:
                 continue
             scalars = state.scalars[series]
             start, quoted = int(scalars["last_ts"]), int(scalars["quote_ts"])
-            if series not in trades.interrupted and not scalars["id_kind"] & IDS_CONTIGUOUS and start != NO_TIME:
+            if not scalars["id_kind"] & IDS_CONTIGUOUS and start != NO_TIME:
                 recent = state.ids[series][: min(int(scalars["seen"]), RECENT_IDS)].tolist()
-                trades.interrupt(series, Interruption(start, kind, cause, set(recent)))
-            if series not in quotes.interrupted and scalars["id_kind"] & QUOTES_REMEMBERED and quoted != NO_TIME:
-                quotes.interrupt(series, Interruption(quoted, kind, cause, state.newest_quotes(series)))
+                trades.interrupt(series, Interruption(start, kind, cause, set(recent), outage_ns))
+            if scalars["id_kind"] & QUOTES_REMEMBERED and quoted != NO_TIME:
+                quotes.interrupt(series, Interruption(quoted, kind, cause, state.newest_quotes(series), outage_ns))
 
     # Rows
 
@@ -234,6 +234,7 @@ class GapBook:
             self._add(number, Gap(
                 feed, symbol, name, before.kind, ts_event, int(rows["ts_recv"][i]), LONG_NULL, LONG_NULL, LONG_NULL,
                 ts_event - before.start, before.cause, before.start, ts_event, [], before.seen,
+                outage_ns=before.outage_ns,
             ))  # fmt: skip
 
     def _came(self, channel: Channel, rows: np.ndarray) -> None:

@@ -21,6 +21,7 @@ class Gap(msgspec.Struct):
 
     start, end  time it lies in, edges included
     left        [first, last] of ids still missing, ascending
+    outage_ns   for how long nobody listened, where that is known: of a quiet symbol much shorter than the gap
     seen, got   keys of rows within ``start`` and ``end``, without ids: that came by the stream, and from history
     """
 
@@ -42,6 +43,7 @@ class Gap(msgspec.Struct):
     got: set[int] = set()
     recovered: int = 0
     failures: int = 0
+    outage_ns: int = 0
 
     @property
     def identity(self) -> Identity:
@@ -59,6 +61,7 @@ class Interruption(msgspec.Struct):
     kind: int
     cause: str
     seen: set[int]
+    outage_ns: int = 0
 
 
 @dataclass
@@ -84,7 +87,10 @@ class Channel:
         return bool(self.by_series or self.interrupted)
 
     def interrupt(self, series: int, interruption: Interruption) -> None:
-        self.interrupted[series] = interruption
+        """One that is interrupted already stays so from where it was."""
+        before = self.interrupted.setdefault(series, interruption)
+        if before is not interruption:
+            before.outage_ns += interruption.outage_ns
         self._horizons = None
 
     def resume(self, series: int) -> None:

@@ -27,6 +27,7 @@ from recorder.shell.pace import Pace
 from recorder.values.config import RepairConfig
 from recorder.values.errors import JournalFull, RecorderError
 from recorder.values.feed import SECOND, Capability, FeedSpec, Historian, HttpRequest, HttpResponse
+from recorder.values.history import PAGES_MAX
 from recorder.values.tables import QUOTES, TRADES
 
 CHANNELS = (TRADES.name, QUOTES.name)  # of which gaps are repaired
@@ -34,6 +35,7 @@ LOOK_S = 0.5  # how often the work list is looked at
 TAKEN_S = 0.01  # how often it is looked at whether the fold has taken an answer
 RETRY_FIRST_S = 2.0  # after a failed try, doubled with each further one
 RETRY_MAX_S = 300.0  # a provider that is down for an hour is asked again within five minutes
+FULL_S = 30.0  # nothing is asked for while the disk is full: answers could not be journalled
 TELL_S = 10.0  # at most one line each about the gaps of a feed in this time
 
 
@@ -97,6 +99,8 @@ class Repairer:
         self._pace = pace or (lambda provider: self._paces.setdefault(provider, Pace()))
         self._tries: dict[Identity, _Tries] = {}
         self._told: dict[str, tuple[float, Counts]] = {}
+        self._refused: dict[tuple[str, str], str] = {}  # by feed and channel, in words; told when they change
+        self._not_before = 0.0  # of the loop's clock, for all
 
     @property
     def book(self) -> GapBook:
@@ -128,9 +132,9 @@ class Repairer:
         self._tell(at_once=True)
 
     def _due(self, spec: FeedSpec, channel: str) -> list[Gap]:
-        if self._pace(spec.provider).held_s:
-            return []
         now = asyncio.get_running_loop().time()
+        if self._pace(spec.provider).held_s or now < self._not_before:
+            return []
         latest = time.time_ns() - round(self._config.delay_s * 1e9)
         return [
             gap
@@ -146,22 +150,36 @@ class Repairer:
 
     async def _repair(self, spec: FeedSpec, feed: Historian, channel: str) -> None:
         """Ask for every gap of the feed and channel that is due, oldest first."""
-        for gap in self._due(spec, channel):
-            if gap.identity not in self.book.open:
-                continue  # an answer to another has completed it
-            try:
-                await self._ask(spec, feed, gap)
-            except _Never as error:
-                await self._give_up(spec, gap, str(error))
-            except (_Later, JournalFull):
-                return
-            except _Again as error:
-                await self._failed(spec, gap, str(error))
-            except Exception as error:  # an error of ours: neither other gaps nor other feeds are to suffer
-                self._log.error("repair.failed", feed=spec.name, symbol=gap.symbol, exception=error)
-                await self._failed(spec, gap, "an error of the recorder, see its log")
+        try:
+            for due in self._due(spec, channel):
+                gap = self.book.open.get(due.identity)  # none: an answer to another has completed it
+                if gap is not None:
+                    await self._try(spec, feed, gap)
+        except _Later:
+            return
+        except JournalFull:
+            self._not_before = asyncio.get_running_loop().time() + FULL_S
 
-    async def _failed(self, spec: FeedSpec, gap: Gap, reason: str) -> None:
+    async def _try(self, spec: FeedSpec, feed: Historian, gap: Gap) -> None:
+        """Ask for one gap, and take a no for an answer. Raises _Later, JournalFull."""
+        recovered = gap.recovered
+        try:
+            await self._ask(spec, feed, gap)
+        except _Never as error:
+            await self._give_up(spec, gap, str(error))
+        except (_Later, JournalFull):
+            raise
+        except _Again as error:
+            await self._failed(spec, gap, str(error), recovered)
+        except Exception as error:  # an error of ours: neither other gaps nor other feeds are to suffer
+            self._log.error("repair.failed", feed=spec.name, symbol=gap.symbol, exception=error)
+            await self._failed(spec, gap, "an error of the recorder, see its log", recovered)
+
+    async def _failed(self, spec: FeedSpec, gap: Gap, reason: str, recovered: int) -> None:
+        """``recovered``: rows before this try. One that brought some starts the count of tries over."""
+        now = self.book.open.get(gap.identity)
+        if now is not None and now.recovered > recovered:
+            self._tries.pop(gap.identity, None)
         tries = self._tries.setdefault(gap.identity, _Tries())
         tries.failed += 1
         if tries.failed >= self._config.attempts:
@@ -175,12 +193,11 @@ class Repairer:
         capability = feed.capability()
         if gap.channel not in capability.history_channels:
             raise _Never(f"the provider has no history of {gap.channel}")
-        if gap.channel == QUOTES.name and gap.end - gap.start > self._config.quotes_s_max * SECOND:
-            raise _Never(f"longer than [repair] quotes_s_max = {self._config.quotes_s_max:g}; see `recorder backfill`")
+        if gap.channel == QUOTES.name and gap.outage_ns >= self._config.quotes_s_max * SECOND:
+            raise _Never(f"not below [repair] quotes_s_max = {self._config.quotes_s_max:g}; see `recorder backfill`")
         if capability.history_window_ns and gap.start < time.time_ns() - capability.history_window_ns:
             raise _Never("older than the provider's history")
         request = self.book.request(gap)
-        recovered = recovered_now = gap.recovered
         failures, number, words = gap.failures, 0, ""
         try:
             pages = feed.history(request)
@@ -190,6 +207,7 @@ class Repairer:
         while http is not None:
             response = await self._get(spec, gap.channel, http, capability)
             following, last, words = _following(pages, response)
+            last = last and number + 1 < PAGES_MAX  # an end that histories make themselves
             page = Page(gap=gap.identity, request=request, number=number, url=http.url, last=last)
             await self._journalled(spec, history.encode(page, response.body))
             now = self.book.open.get(gap.identity)
@@ -197,9 +215,9 @@ class Repairer:
                 return
             if now.failures > failures:
                 raise _Again(words or "its history cannot be read")
-            recovered_now, number, http = now.recovered, number + 1, following
-        if recovered_now > recovered:
-            self._tries.pop(gap.identity, None)
+            number, http = number + 1, following
+        if number >= PAGES_MAX and not gap.by_id:
+            raise _Never(f"it has more than {PAGES_MAX} pages of history")
         raise _Again(words or "not in the provider's history")
 
     async def _get(self, spec: FeedSpec, channel: str, http: HttpRequest, capability: Capability) -> HttpResponse:
@@ -223,10 +241,14 @@ class Repairer:
             raise _Later
         if status == 200:
             pace.answered()
+            self._refused.pop((name, channel), None)
             return response
         if status in BUSY:
             raise _Again(f"HTTP {status}")
-        self._log.warning("history.refused", feed=name, status=status, url=http.url, reason=excerpt(response))
+        words = f"{status} {excerpt(response)}"
+        if self._refused.get((name, channel)) != words:
+            self._refused[name, channel] = words
+            self._log.warning("history.refused", feed=name, status=status, url=http.url, reason=excerpt(response))
         raise _Never(f"HTTP {status}")
 
     async def _give_up(self, spec: FeedSpec, gap: Gap, reason: str) -> None:
