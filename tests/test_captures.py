@@ -205,6 +205,7 @@ def test_own_lines_without_a_declaration_name_a_feed_by_its_provider(tmp_path: P
         ("wss://stream.data.alpaca.markets/v1beta3/crypto/us", "alpaca-crypto", "alpaca", {"feed": "crypto"}),
         ("wss://stream.data.alpaca.markets/v1beta3/crypto/eu-1", "alpaca-crypto-eu-1", "alpaca",
          {"feed": "crypto", "location": "eu-1"}),
+        ("wss://stream.data.alpaca.markets/v1beta1/news", "alpaca-news", "alpaca", {"feed": "news"}),
         ("wss://socket.polygon.io/options", "polygon-options", "polygon", {"cluster": "options"}),
         ("wss://streamer.finance.yahoo.com/?version=2", "yahoo", "yahoo", {}),
     ],
@@ -216,6 +217,20 @@ def test_logs_of_stocks_and_options_name_their_feed_by_the_address(
     path.write_text(f"{address} <-> 1.0\n{address} <- 1.1: {{}}\n1.5: []\n")
     [spec] = open_capture(path).specs
     assert (spec.name, spec.provider, spec.options) == (name, provider, options)
+    make(spec)
+
+
+@pytest.mark.parametrize(
+    ("feed", "provider"),
+    [("polygon", "polygon"), ("polygon-crypto", "polygon"), ("alpaca-sip", "alpaca"), ("yahoo", "yahoo")],
+)
+def test_json_lines_of_a_feed_that_is_named_as_ours_are_need_no_declaration(
+    tmp_path: Path, feed: str, provider: str
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"ts_recv":1790000000000000000,"feed":"{feed}","payload":"[]"}}\n')
+    [spec] = open_capture(path).specs
+    assert (spec.name, spec.provider) == (feed, provider)
     make(spec)
 
 

@@ -100,6 +100,8 @@ def _spec(provider: str, options: dict[str, str]) -> FeedSpec:
     spec = FeedSpec(name="-".join([provider, *extra]), provider=provider, options=dict(options))
     if options.get("market") == "option":  # such a feed has no quotes
         spec = msgspec.structs.replace(spec, channels=("trades", "options"))
+    if options.get("feed") == "news":
+        spec = msgspec.structs.replace(spec, channels=("news",))
     return spec
 
 
@@ -288,7 +290,8 @@ def _export_lines(path: Path) -> Iterator[tuple[int, _Line]]:
 
 def export(path: Path, provider: str | None, options: dict[str, str] | None) -> Capture:
     specs: dict[str, FeedSpec] = {}
-    known = {_spec(*pair).name: pair for pair in HOSTS.values()}
+    known = {name: (name, dict[str, str]()) for name, _ in HOSTS.values()}  # a provider alone: with its defaults
+    known |= {_spec(*pair).name: pair for pair in HOSTS.values()}
     for number, line in _export_lines(path):
         if line.spec is not None:
             spec = line.spec
