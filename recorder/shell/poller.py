@@ -119,10 +119,10 @@ class Poller:
     @property
     def reason(self) -> str:
         """Why it is not ready, in words."""
-        if self.problem or not self.frames:
-            return self.problem or "has not answered yet"
         problems = self.problems
-        return next(iter(problems.values())) if problems and len(problems) == len(self._polls) else ""
+        if self.problem or (problems and len(problems) == len(self._polls)):
+            return self.problem or next(iter(problems.values()))
+        return "" if self.frames else "has not answered yet"
 
     @property
     def problems(self) -> dict[str, str]:

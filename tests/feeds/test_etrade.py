@@ -386,17 +386,17 @@ def test_what_was_asked_for_comes_back_as_the_symbols_of_the_feed() -> None:
 
 
 @settings(deadline=None)
-@given(st.sets(st.integers(0, 29), max_size=4))
-def test_a_symbol_that_is_none_is_found_told_and_left_out_from_then_on(wrong: set[int]) -> None:
+@given(st.sets(st.integers(0, 29), max_size=4), st.sampled_from(["refuse", "error"]))
+def test_a_symbol_that_is_none_is_found_told_and_left_out_from_then_on(wrong: set[int], invalid: str) -> None:
     names = [f"A{chr(65 + i // 26)}{chr(65 + i % 26)}" for i in range(30)]
     bad = sorted(names[i] for i in wrong)
-    market = venue(*(name for name in names if name not in bad))
+    market = venue(*(name for name in names if name not in bad), invalid=invalid)
     [poll] = polls(*names)
     seen: list[str] = []
     told = ""
     try:
         for _, body in ask(market, poll.ask()):
-            data = json.loads(body)["QuoteResponse"]["QuoteData"] if body else []
+            data = json.loads(body or b"{}").get("QuoteResponse", {"QuoteData": []})["QuoteData"]
             seen += [each["Product"]["symbol"] for each in (data if isinstance(data, list) else [data])]
     except FrameError as caught:
         told = str(caught)

@@ -127,9 +127,9 @@ class Etrade:
             answer = yield self._get(
                 f"/v1/market/quote/{listed}.json", detailFlag="ALL", skipMiniOptionsCheck="true", **more
             )
-            if answer.status == 200:
-                continue  # decode says what is wrong with it
             page = read(answer.body)
+            if answer.status == 200 and page.Error is None:
+                continue
             if page.Error is None or page.Error.code != INVALID_SYMBOL:
                 taken(page)
                 raise FrameError(f"E*TRADE: HTTP {answer.status} without an error")
@@ -155,7 +155,6 @@ class Etrade:
                 expiryDay=day.day, includeWeekly="true", skipAdjusted="false", optionCategory="ALL",
                 chainType="CALLPUT", priceType="ALL",
             )  # fmt: skip
-            if answer.status != 200:
-                page = read(answer.body)
-                if page.Error is None or page.Error.code not in PASSED_OVER_ERRORS:
-                    taken(page)
+            page = read(answer.body)
+            if page.Error is not None and page.Error.code not in PASSED_OVER_ERRORS:
+                taken(page)
