@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
 import time
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from exchange_process import Exchange
 from provider_of_actions import KEYS as ACTION_KEYS
 from provider_of_actions import Providers, serving
+from recorder_process import until
 
 import recorder
 from recorder.commands.library import NotOffered, Rows, row_type
+from recorder.shell.pace import Pace
 from recorder.shell.simulator.asked import AskedSimulator
 from recorder.shell.simulator.bars import made
 from recorder.shell.simulator.cboe import Cboe
@@ -56,6 +61,34 @@ def test_bars_come_as_structs_and_as_tables(place: Exchange) -> None:
     assert table.column("close").to_pylist() == [b.close for b in bars]
     frame = bars[:3].pandas()
     assert list(frame["volume"]) == [b.volume for b in bars[:3]]
+
+
+def test_quotes_of_the_past_are_those_that_the_provider_has(place: Exchange) -> None:
+    def sent() -> list[Any]:
+        headers = {"APCA-API-KEY-ID": "k", "APCA-API-SECRET-KEY": "s"}
+        request = urllib.request.Request(f"{place.rest_urls['alpaca']}/v2/stocks/quotes?symbols=AAPL", headers=headers)
+        with urllib.request.urlopen(request) as answer:
+            found: list[Any] = json.load(answer)["quotes"].get("AAPL", [])
+            return found
+
+    def ns(text: str) -> int:
+        return int(np.datetime64(text.removesuffix("Z"), "ns").astype(int))
+
+    async def ask() -> tuple[list[Any], Rows]:
+        async with provider(place, "alpaca") as alpaca:
+            listening = asyncio.create_task(alpaca.stream_trades(["AAPL"], lambda rows: None))  # it is a market then
+            quotes = await asyncio.to_thread(until, lambda: len(found := sent()) >= 20 and found)
+            listening.cancel()
+            found: Rows = await alpaca.get_quotes("AAPL", ns(quotes[3]["t"]), ns(quotes[15]["t"]))
+            return quotes, found
+
+    quotes, found = asyncio.run(ask())
+    expected = [q for q in quotes if ns(quotes[3]["t"]) <= ns(q["t"]) <= ns(quotes[15]["t"])]
+    assert [(q.ts_event, q.symbol, q.bid, q.bid_size, q.ask, q.ask_size) for q in found] == [
+        (ns(q["t"]), "AAPL", q["bp"], q["bs"], q["ap"], q["as"]) for q in expected
+    ]
+    assert len(found) >= 13
+    assert str(found.pandas()["ts_event"].dtype) == "datetime64[ns, UTC]"
 
 
 def test_trades_are_streamed_until_one_has_enough_and_are_those_that_were_sent(place: Exchange) -> None:
@@ -104,7 +137,8 @@ def test_a_chain_comes_whole_or_of_one_expiration() -> None:
     assert one.polars()["strike"].to_list() == [leg.strike for leg in one]
 
 
-def test_corporate_actions_of_several_symbols_are_one_list() -> None:
+def test_corporate_actions_of_several_symbols_are_one_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "wait_s", lambda pace, capability: 0.0)  # what it waits is tested in test_pace
     splits = [
         {"id": f"s{i}", "ticker": ticker, "execution_date": "2024-06-10", "split_from": 1, "split_to": to}
         for i, (ticker, to) in enumerate([("NVDA", 10), ("AVGO", 5)])
@@ -134,7 +168,7 @@ def test_what_a_provider_does_not_have_is_said_with_who_has() -> None:
             with pytest.raises(ConfigError, match="start yesterdayish: no date or time"):
                 await kraken.get_bars("BTC-USD", "yesterdayish", "2024-01-02")
         async with recorder.provider("cboe") as cboe:
-            with pytest.raises(NotOffered, match="has no trades; alpaca"):
+            with pytest.raises(NotOffered, match="has no stream of trades; alpaca"):
                 await cboe.stream_trades(["AAPL"], print)
         async with recorder.provider("bitstamp") as bitstamp:
             with pytest.raises(NotOffered, match="bitstamp has no history of trades"):

@@ -39,7 +39,7 @@ from recorder.shell.questions import Questions
 from recorder.values.chains import CHANNEL
 from recorder.values.config import KernelsConfig, LoginConfig, credentials
 from recorder.values.errors import ConfigError, FrameError, RecorderError, nearest
-from recorder.values.feed import FeedSpec, HistoryRequest, ProviderInfo
+from recorder.values.feed import Capability, FeedSpec, HistoryRequest, ProviderInfo
 from recorder.values.schema import Table
 from recorder.values.tables import BARS, CORPORATE_ACTIONS, OPTIONS_CHAIN, QUOTES, REJECTED, TRADES
 from recorder.values.times import parse_time
@@ -47,6 +47,7 @@ from recorder.values.times import parse_time
 SEGMENT_BYTES = 4 << 20  # of a stream's frames, which are forgotten once they are rows
 QUOTE_TIMEOUT_S = 30.0  # a quoted symbol has one within seconds; a closed market none
 STREAM_LOOK_S = 0.05  # the longest that a row waits for others
+STREAMED = ("websocket", "sse")  # transports that this listens to
 _TYPES = {"double": float, "long": int, "int": int, "timestamp": int}
 
 When = int | str | date | datetime
@@ -101,8 +102,12 @@ class Rows(Sequence[Any]):
         return pa.table(columns, names=list(names))
 
     def pandas(self) -> Any:
-        """A pandas.DataFrame, by way of ``arrow``."""
-        return self.arrow().to_pandas()
+        """A pandas.DataFrame, by way of ``arrow``; whole numbers stay such beside nulls (Int64, Int32)."""
+        import pandas
+        import pyarrow as pa
+
+        whole = {pa.int64(): pandas.Int64Dtype(), pa.int32(): pandas.Int32Dtype()}
+        return self.arrow().to_pandas(types_mapper=whole.get)
 
     def polars(self) -> Any:
         """A polars.DataFrame, by way of ``arrow``. Needs polars."""
@@ -184,8 +189,8 @@ class Provider:
 
         Raises NotOffered, and TimeoutError when nobody quotes it.
         """
-        spec = self._spec("quotes", (symbol,))
-        if self._feed(spec).capability().transport == "poll":
+        spec, feed = self._now("latest quote", "quotes", (*STREAMED, "poll"), (symbol,))
+        if feed.capability().transport == "poll":
             quotes = (await self._polled(spec)).get(QUOTES.name)
             if not quotes:
                 raise RecorderError(f"{self.name} sent no quote of {symbol}")
@@ -202,7 +207,7 @@ class Provider:
         if how is None:
             have = ", ".join(name for name in PROVIDERS if asking_options(name) is not None)
             raise NotOffered(f"{self.name} has no option chains to ask for; {have} have")
-        found = await self._polled(self._spec(CHANNEL, (symbol,), **how))
+        found = await self._polled(self._spec((CHANNEL,), (symbol,), **how))
         chain = found.get(OPTIONS_CHAIN.name, Rows(OPTIONS_CHAIN, ()))
         if expiration is None:
             return chain
@@ -229,7 +234,8 @@ class Provider:
 
         Connections are kept, opened again and paced as the recorder does. Raises NotOffered, ConfigError.
         """
-        async for rows in self._stream(self._spec("trades", tuple(symbols))):
+        spec, _ = self._now("stream of trades", "trades", STREAMED, tuple(symbols))
+        async for rows in self._stream(spec):
             if trades := rows.get(TRADES.name):
                 result = callback(trades)
                 if inspect.isawaitable(result):
@@ -240,37 +246,41 @@ class Provider:
     def _credentials(self, info: ProviderInfo) -> dict[str, str]:
         return {**credentials(info, os.environ), **(self._keys or {})}
 
-    def _spec(self, channel: str, symbols: tuple[str, ...], **options: str) -> FeedSpec:
-        info = PROVIDERS.get(self.name)
-        if info is None or channel not in info.channels:
-            have = ", ".join(name for name in PROVIDERS if channel in PROVIDERS[name].channels)
-            raise NotOffered(f"{self.name} has no {channel}; {have} have")
+    def _spec(self, channels: tuple[str, ...], symbols: tuple[str, ...], **options: str) -> FeedSpec:
         return FeedSpec(
-            name=self.name, provider=self.name, channels=(channel,), symbols=symbols,
+            name=self.name, provider=self.name, channels=channels, symbols=symbols,
             options={**self._options, **options}, url=self._url, rest_url=self._rest_url,
         )  # fmt: skip
+
+    def _now(
+        self, what: str, channel: str, transports: Sequence[str], symbols: tuple[str, ...]
+    ) -> tuple[FeedSpec, Any]:
+        """What a channel's newest is had with. Raises NotOffered where it does not come in one of these ways."""
+        spec = self._spec((channel,), symbols)
+        if self.name in PROVIDERS and channel in PROVIDERS[self.name].channels:
+            feed = self._feed(spec)
+            if feed.capability().transport in transports:
+                return spec, feed
+        have = [name for name in PROVIDERS if (known := _capability(name, channel)) and known.transport in transports]
+        raise NotOffered(f"{self.name} has no {what}; {', '.join(have)} have")
 
     def _feed(self, spec: FeedSpec) -> Any:
         return make(spec, self._credentials(PROVIDERS[self.name]))
 
     async def _past(self, table: Table, symbol: str, start: When, end: When, timeframe: str = "") -> Rows:
         first, last = _ns(start, "start"), _ns(end, "end")
-        info = PROVIDERS.get(self.name)
-        if info is None:
-            raise NotOffered(f"{self.name} has no {table.name}")
-        plain = FeedSpec(
-            name=self.name, provider=self.name, channels=info.channels[:1], symbols=(symbol,), options=self._options,
-            url=self._url, rest_url=self._rest_url,
-        )  # fmt: skip
+        info = PROVIDERS[self.name]
+        plain = self._spec(info.channels[:1], (symbol,))
         feed = self._feed(plain)
+        if not _remembers(feed.capability(), table.name):
+            have = [name for name in PROVIDERS if _remembers(_capability(name), table.name)]
+            raise NotOffered(f"{self.name} has no history of {table.name}; {', '.join(have)} have")
         if table.name in feed.capability().history_channels:
             request = HistoryRequest(symbol, table.name, first, last, timeframe=timeframe)
             found = await self._asked(plain, feed, request)
-        elif feed.capability().transport == "poll" and table.name in info.channels:
-            named = {"timeframe": timeframe} if "timeframe" in info.options else {}
-            found = await self._polled(self._spec(table.name, (symbol,), **named))
         else:
-            raise NotOffered(f"{self.name} has no history of {table.name}")
+            named = {"timeframe": timeframe} if "timeframe" in info.options else {}
+            found = await self._polled(self._spec((table.name,), (symbol,), **named))
         rows = found.get(table.name, ())
         return Rows(table, [row for row in rows if first <= row.ts_event <= last])
 
@@ -302,8 +312,6 @@ class Provider:
         """Rows by table as they come; the connections end when this is left."""
         keys, woken = self._credentials(PROVIDERS[self.name]), asyncio.Event()
         feed = self._feed(spec)
-        if feed.capability().transport not in ("websocket", "sse"):
-            raise NotOffered(f"{self.name} has no stream of {spec.channels[0]}")
 
         def another(shard: FeedSpec) -> Any:
             return make(shard, keys)
@@ -341,6 +349,23 @@ class Provider:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 self._tasks.difference_update(tasks)
+
+
+def _capability(name: str, channel: str | None = None) -> Capability | None:
+    """Of a provider with its first options and this channel, else its first; None where these do not go together."""
+    channels = PROVIDERS[name].channels[:1] if channel is None else (channel,)
+    try:
+        return make(FeedSpec(name=name, provider=name, channels=channels)).capability()
+    except RecorderError:
+        return None
+
+
+def _remembers(capability: Capability | None, channel: str) -> bool:
+    """Whether a channel's past can be asked for; some who are asked answer with their newest past each time."""
+    if capability is None:
+        return False
+    asked = capability.transport == "poll" and bool(capability.history) and channel in capability.channels
+    return asked or channel in capability.history_channels
 
 
 def _ns(when: When, what: str) -> int:
