@@ -107,6 +107,7 @@ class Row(NamedTuple):
     besides: str = ""  # a symbol that is asked for as well and does not trade there
     only: str = ""  # a symbol that is asked for alone and does not trade there
     without: str = ""  # a symbol that trades there and is refused
+    patience_s: float = 20.0  # how long it may take to be subscribed
 
     def __str__(self) -> str:
         return f"{self.provider}: {self.documented}"
@@ -125,7 +126,7 @@ OPENING = [
         ((DOWN, "No authentication request received."), UP), again(2)),
     Row("polygon", "max_connections", {"connections_max": 0}, ((GONE, "Maximum number of websocket conn"),), held(60)),
     Row("polygon", "error", error(0, "error"),
-        (("error.received", "not authorized"), (DOWN, "after opening: not authorized"), UP), again()),
+        (("error.received", "not authorized"), (DOWN, "after opening: not authorized"), UP), again(), patience_s=0.3),
     Row("polygon", "topics unknown are passed over", {"topics_not_in_plan": "Q"},
         (("subscription.incomplete", "Q.AAPL"), UP), GOES_ON),
     Row("polygon options", "contracts of quotes", {"contracts_max": 1},

@@ -144,7 +144,7 @@ def test_what_a_provider_does_is_told_acted_on_and_costs_no_row(journal: Journal
         async with Simulator([key], symbols=symbols, rate=2000, rules={key: rules}) as place:
             if not live and callable(row.does):
                 row.does(place, key)
-            async with recording(place, row, journal, told, ready_timeout_ns=500 * MILLISECOND) as c:
+            async with recording(place, row, journal, told, ready_timeout_ns=round(row.patience_s * SECOND)) as c:
                 if live and callable(row.does):
                     await reached(lambda: c.ready and c.frames > 20)
                     row.does(place, key)
@@ -186,14 +186,14 @@ def test_the_providers_own_ping_keeps_a_quiet_connection_alive(journal: Journal,
 
     async def run() -> None:
         async with Simulator([key], symbols=PROVIDERS[provider].symbols, total=0) as place:
-            rules = {"ping_ns": 0, "app_ping_ns": 40 * MILLISECOND, "silence_ns": 400 * MILLISECOND}
+            rules = {"ping_ns": 0, "app_ping_ns": 20 * MILLISECOND, "silence_ns": 400 * MILLISECOND}
             async with recording(place, Row(provider, "", {}, (), GOES_ON), journal, Told(), **rules) as c:
                 await reached(lambda: c.ready)
-                await reached(lambda: sum(answer in payload for payload in payloads(journal, TEXT)) > 15)
+                await reached(lambda: sum(answer in payload for payload in payloads(journal, TEXT)) > 20)
                 assert c.reconnects == 0
 
     asyncio.run(run())
-    assert payloads(journal, SENT).count(asked) > 15
+    assert payloads(journal, SENT).count(asked) > 20
 
 
 def test_deribits_test_request_is_answered(journal: Journal) -> None:
