@@ -249,10 +249,12 @@ class _Collector:
         still = GaugeMetricFamily("recorder_gaps_open", "Gaps that are being repaired.", labels=["feed"])
         for name, count in Counter(gap.feed for gap in list(book.open.values())).items():
             still.add_metric([name], count)
-        repaired = CounterMetricFamily("recorder_gaps_repaired", "Gaps that are complete.", labels=["feed"])
+        repaired = CounterMetricFamily(
+            "recorder_gaps_repaired", "Gaps whose history was fetched whole.", labels=["feed"]
+        )
         given_up = CounterMetricFamily("recorder_gaps_given_up", "Gaps asked for no more.", labels=["feed"])
         recovered = CounterMetricFamily(
-            "recorder_gap_ids_recovered", "Trades of closed gaps that came after all.", labels=["feed"]
+            "recorder_gap_ids_recovered", "Rows of closed gaps that came after all.", labels=["feed"]
         )
         for name, counts in list(book.counts.items()):
             repaired.add_metric([name], counts.repaired)

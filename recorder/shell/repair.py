@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, Protocol
 
 import msgspec
@@ -28,9 +27,8 @@ from recorder.values.config import RepairConfig
 from recorder.values.errors import JournalFull, RecorderError
 from recorder.values.feed import SECOND, Capability, FeedSpec, Historian, HttpRequest, HttpResponse
 from recorder.values.history import PAGES_MAX
-from recorder.values.tables import QUOTES, TRADES
+from recorder.values.tables import QUOTES
 
-CHANNELS = (TRADES.name, QUOTES.name)  # of which gaps are repaired
 LOOK_S = 0.5  # how often the work list is looked at
 TAKEN_S = 0.01  # how often it is looked at whether the fold has taken an answer
 RETRY_FIRST_S = 2.0  # after a failed try, doubled with each further one
@@ -116,10 +114,14 @@ class Repairer:
             self._tries = {identity: tries for identity, tries in self._tries.items() if identity in self.book.open}
             if not self._config.enabled:
                 continue
-            for (name, (spec, feed)), channel in product(self._feeds().items(), CHANNELS):
-                task = self._tasks.get((name, channel))
-                if (task is None or task.done()) and self._due(spec, channel):
-                    self._tasks[name, channel] = asyncio.create_task(self._repair(spec, feed, channel))
+            feeds = self._feeds()
+            for key, gaps in self._due().items():
+                task = self._tasks.get(key)
+                if key[0] not in feeds or (task is not None and not task.done()):
+                    continue
+                spec, feed = feeds[key[0]]
+                if not self._pace(spec.provider).held_s:
+                    self._tasks[key] = asyncio.create_task(self._repair(spec, feed, gaps))
 
     async def stop(self) -> None:
         """Ask no more; what is open stays in the book."""
@@ -131,27 +133,22 @@ class Repairer:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tell(at_once=True)
 
-    def _due(self, spec: FeedSpec, channel: str) -> list[Gap]:
-        now = asyncio.get_running_loop().time()
-        if self._pace(spec.provider).held_s or now < self._not_before:
-            return []
-        latest = time.time_ns() - round(self._config.delay_s * 1e9)
-        return [
-            gap
-            for gap in list(self.book.open.values())
-            if gap.feed == spec.name
-            and gap.channel == channel
-            and gap.ts_recv <= latest
-            and now >= self._tried(gap).not_before
-        ]
+    def _due(self) -> dict[tuple[str, str], list[Gap]]:
+        """What may be asked for now, by feed and channel, oldest first; in one pass, as there may be thousands."""
+        due: dict[tuple[str, str], list[Gap]] = {}
+        now, latest = asyncio.get_running_loop().time(), time.time_ns() - round(self._config.delay_s * SECOND)
+        if now < self._not_before:
+            return due
+        for identity, gap in list(self.book.open.items()):
+            tries = self._tries.get(identity)
+            if gap.ts_recv <= latest and (tries is None or now >= tries.not_before):
+                due.setdefault((gap.feed, gap.channel), []).append(gap)
+        return due
 
-    def _tried(self, gap: Gap) -> _Tries:
-        return self._tries.get(gap.identity) or _Tries()
-
-    async def _repair(self, spec: FeedSpec, feed: Historian, channel: str) -> None:
-        """Ask for every gap of the feed and channel that is due, oldest first."""
+    async def _repair(self, spec: FeedSpec, feed: Historian, gaps: list[Gap]) -> None:
+        """Ask for gaps of one feed and channel."""
         try:
-            for due in self._due(spec, channel):
+            for due in gaps:
                 gap = self.book.open.get(due.identity)  # none: an answer to another has completed it
                 if gap is not None:
                     await self._try(spec, feed, gap)

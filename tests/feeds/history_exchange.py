@@ -49,6 +49,7 @@ class Exchange:
     def __init__(self, case: str, rules: dict[str, object] | None = None, url: str = "") -> None:
         self.key, self.provider, self.options, self.symbol, self.unit = CASES[case]
         self.events: list[np.ndarray] = []
+        self.quotes: list[dict[str, Any]] = []
         self._looks = 0
         self.sim = Simulator(
             [self.key], rate=20_000, burst=1, total=TOTAL, quotes=0.2, symbols=[self.symbol], wall=self._wall,
@@ -85,9 +86,13 @@ class Exchange:
             for row in rows
         ]  # fmt: skip
 
-    async def trade(self) -> tuple[list[dict[str, Any]], list[int]]:
-        """Let everything happen to a subscribed client; (rows of its stream, ids that it was not sent)."""
-        feed, recorded = self.feed(channels=("trades",)), Recorded(self.provider, (self.symbol,), **self.options)
+    async def trade(self, *channels: str) -> tuple[list[dict[str, Any]], list[int]]:
+        """Let everything happen to a subscribed client; (trades of its stream, ids that it was not sent).
+
+        channels  beside trades; ``quotes`` are those of its stream
+        """
+        feed = self.feed(channels=("trades", *channels))
+        recorded = Recorded(self.provider, (self.symbol,), **self.options)
         endpoint, rows = feed.endpoint(), []
         truth = self.sim.truth[self.key]
         async with websockets.connect(endpoint.url, additional_headers=endpoint.headers) as ws:
@@ -101,6 +106,7 @@ class Exchange:
                 commands = feed.on_control(payload)
                 recorded.decode(payload, BASE + 10**15)
                 rows += [row for row in recorded.rows("trades") if row["trade_id"] >= FIRST_ID]
+                self.quotes += recorded.rows("quotes") if channels else []
         return rows, [number for _, number in truth.dropped]
 
     async def fetch(self, request: HistoryRequest, table: str = "trades") -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from recorder.core.market import FIRST_ID, ID, QUOTE, TRADE, TS
 from recorder.shell.simulator.past import Past
 from recorder.shell.simulator.truth import VenueTruth
 from recorder.values.feed import HistoryRequest, HttpRequest
-from recorder.values.tables import BACKFILLED
+from recorder.values.tables import BACKFILLED, QUOTES
 
 BY_ID = [name for name in CASES if not name.startswith(("alpaca", "polygon"))]
 SIDELESS = ("alpaca-stocks", "polygon-stocks", "polygon-options")
@@ -112,6 +112,21 @@ def test_quotes_are_remembered_where_the_provider_sells_them(run: Any, case: str
         first, last = request.start, request.end
         wanted = [row for row in expected if first <= row["ts_event"] <= last]
         assert [[row[name] for name in names] for row in rows] == [[r[name] for name in names] for r in wanted]
+
+    run(Exchange(case), test)
+
+
+@pytest.mark.parametrize("case", ["alpaca-stocks", "alpaca-crypto", "polygon-stocks", "polygon-options"])
+def test_a_quote_of_history_is_the_row_that_the_stream_gave(run: Any, case: str) -> None:
+    identity = [name for name in QUOTES.dedup if name != "feed"]
+
+    async def test(exchange: Exchange) -> None:
+        await exchange.trade("quotes")
+        streamed = [tuple(row.get(name) for name in identity) for row in exchange.quotes]
+        assert len(streamed) > 100
+        times = [row["ts_event"] for row in exchange.quotes]
+        rows = await exchange.fetch(HistoryRequest(exchange.symbol, "quotes", min(times), max(times)), "quotes")
+        assert set(streamed) <= {tuple(row.get(name) for name in identity) for row in rows}
 
     run(Exchange(case), test)
 
