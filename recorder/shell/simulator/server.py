@@ -18,12 +18,12 @@ from recorder.core.frames import BINARY, TEXT
 from recorder.core.market import KIND, TRADE, TS, Market, Ring
 from recorder.shell.captures import Capture, merge
 from recorder.shell.simulator.client import Client, frame_bytes
-from recorder.shell.simulator.faults import Faults
 from recorder.shell.simulator.render import warm
 from recorder.shell.simulator.rest import Answer
+from recorder.shell.simulator.stage import Commanded, Stage
 from recorder.shell.simulator.truth import VenueTruth
-from recorder.shell.simulator.venue import MESSAGE_BYTES_MAX, Conversation, Venue
-from recorder.shell.simulator.venues import CONVERSATIONS, default_path, make_rest, make_venue, venue_key
+from recorder.shell.simulator.venue import MESSAGE_BYTES_MAX, Conversation
+from recorder.shell.simulator.venues import CONVERSATIONS, default_path, make_venue, venue_key
 from recorder.values.errors import ConfigError, RecorderError, nearest
 
 PORTS = range(20_000, 30_000)
@@ -36,22 +36,7 @@ PLAY_BYTES = 1 << 16  # of a recording, written at once at full speed
 Sleep = Callable[[float], Awaitable[Any]]
 
 
-class _Stage:
-    """A provider with its clients, its truth and its faults."""
-
-    def __init__(self, venue: Venue, conversation: type[Conversation], capture: Capture | None) -> None:
-        self.venue, self.conversation, self.capture = venue, conversation, capture
-        self.truth = VenueTruth(venue.symbols, venue.size_digits)
-        self.rest = make_rest(venue)
-        self.faults = Faults()
-        self.clients: list[Client] = []
-        self.arrived = asyncio.Event()  # somebody has subscribed at least once
-        self.finished = asyncio.Event()
-        self.limit: float | None = None
-        self.life_s: float | None = None
-
-
-class Simulator:
+class Simulator(Commanded):
     """Serve providers' WebSockets and history on one port; each under its own path, see ``url`` and ``rest_url``.
 
     providers  of venues.CONVERSATIONS: coinbase, coinbase-advanced, binance, kraken, bitstamp, alpaca …
@@ -90,7 +75,7 @@ class Simulator:
         self.host, self.port = host, port
         self._rate, self._burst, self._quotes, self._seed, self._total = rate, burst, quotes, seed, total
         self._speed, self._clock, self._wall, self._sleep = speed, clock, wall, sleep
-        self._stages: dict[str, _Stage] = {}
+        super().__init__()
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         rules = rules or {}
@@ -107,7 +92,7 @@ class Simulator:
             playing = recordings.get(key)
             venue = make_venue(key, own if playing is None else (), wall, dict(rules.get(key, {})))
             whole = None if playing is None else (playing[0] if len(playing) == 1 else merge(playing))
-            self._stages[key] = _Stage(venue, CONVERSATIONS[key], whole)
+            self._stages[key] = Stage(venue, CONVERSATIONS[key], whole)
 
     # What others may know
 
@@ -197,7 +182,7 @@ class Simulator:
 
     # Connections
 
-    def _route(self, path: str) -> tuple[_Stage, str] | None:
+    def _route(self, path: str) -> tuple[Stage, str] | None:
         """Stage and the provider's own path. Without a provider in the path it is the only one there is."""
         first, slash, rest = path.lstrip("/").partition("/")
         name, question, query = first.partition("?")
@@ -250,7 +235,7 @@ class Simulator:
                 await asyncio.gather(play, return_exceptions=True)
             await client.ended()
 
-    def _changed(self, stage: _Stage, client: Client) -> None:
+    def _changed(self, stage: Stage, client: Client) -> None:
         client.refresh()
         if client.subscribed.is_set():
             stage.arrived.set()
@@ -272,7 +257,7 @@ class Simulator:
 
     # The synthetic market
 
-    async def _trade(self, stage: _Stage) -> None:
+    async def _trade(self, stage: Stage) -> None:
         venue, rate = stage.venue, self._rate
         market = Market(
             len(venue.symbols), self._seed, rate or 1e6, self._burst, self._quotes, size_digits=venue.size_digits
@@ -299,14 +284,14 @@ class Simulator:
                 self._happen(stage, events)
         stage.finished.set()
 
-    async def _taken(self, stage: _Stage) -> None:
+    async def _taken(self, stage: Stage) -> None:
         """Wait until somebody takes more."""
         while not any(client.open and client.subscribed.is_set() for client in stage.clients):
             await asyncio.sleep(TICK_S)
         await asyncio.gather(*(client.drain() for client in stage.clients), return_exceptions=True)
         await asyncio.sleep(0)
 
-    def _happen(self, stage: _Stage, events: np.ndarray) -> None:
+    def _happen(self, stage: Stage, events: np.ndarray) -> None:
         """Events take place now, 1 ns apart, and go to whoever wants them."""
         events = events.copy()
         events[:, TS] = self._wall() - len(events) + np.arange(len(events))
@@ -320,7 +305,7 @@ class Simulator:
 
     # Recordings
 
-    async def _play(self, stage: _Stage, client: Client) -> None:
+    async def _play(self, stage: Stage, client: Client) -> None:
         """Send the recording to one client from the start, what it subscribed to, at the times recorded."""
         capture, conversation = stage.capture, client.conversation
         assert capture is not None
@@ -350,93 +335,11 @@ class Simulator:
         self._flush(stage, client, pending, frames)
         stage.finished.set()
 
-    def _flush(self, stage: _Stage, client: Client, pending: bytearray, frames: int) -> None:
+    def _flush(self, stage: Stage, client: Client, pending: bytearray, frames: int) -> None:
         if pending and client.write(bytes(pending)):
             stage.truth.frames += frames
             stage.truth.bytes += len(pending)
         pending.clear()
-
-    # Faults on command; each names a provider
-
-    def drop(self, provider: str, count: int = 1, symbol: str | None = None) -> None:
-        """Leave out the next trades (of a canonical symbol): they happen and are never sent."""
-        stage = self._stages[provider]
-        index = None if symbol is None else stage.venue.symbols.index(symbol)
-        stage.faults.drop += [index] * count
-
-    def withhold(self, provider: str, symbol: str, connections: int = 1) -> None:
-        """Acknowledge a canonical symbol on the next connections and deliver nothing of it there."""
-        stage = self._stages[provider]
-        stage.faults.withhold += [stage.venue.symbols.index(symbol)] * connections
-
-    def duplicate(self, provider: str, count: int = 1) -> None:
-        """Send the next trades twice."""
-        self._stages[provider].faults.duplicate += count
-
-    def reorder(self, provider: str, count: int = 2) -> None:
-        """Send the next trades last one first, as far as they are sent together."""
-        self._stages[provider].faults.reorder += count
-
-    def garbage(self, provider: str, payload: str | bytes = '{"type":"match","trade_id":') -> None:
-        """Send every client a frame that no decoder can read, or any other message."""
-        for client in self._stages[provider].clients:
-            client.say([payload])
-
-    def cut(self, provider: str, code: int | None = None) -> None:
-        """Cut every connection: reset it, or close it with a code."""
-        for client in list(self._stages[provider].clients):
-            client.cut() if code is None else client.close(code, "closed on command")
-
-    def slow(self, provider: str, bytes_per_second: float | None) -> None:
-        """Send at most so many bytes a second, to those connected and those to come; 0 is a stall, None ends it."""
-        stage = self._stages[provider]
-        stage.limit = bytes_per_second
-        for client in stage.clients:
-            client.limit(bytes_per_second)
-
-    def stall(self, provider: str) -> None:
-        """Keep connections open and say nothing, not even pongs."""
-        self.slow(provider, 0)
-
-    def mute(self, provider: str, symbol: str | None = None, until_asked: bool = False) -> None:
-        """Send those connected nothing of a canonical symbol, or of any, and go on answering, pings included.
-
-        until_asked  a symbol that is unsubscribed from, and subscribed to again, is sent again
-        """
-        stage = self._stages[provider]
-        index = slice(None) if symbol is None else stage.venue.symbols.index(symbol)
-        for client in stage.clients:
-            client.muted[index] = True
-            client.forgotten[index] = until_asked
-
-    def resume(self, provider: str) -> None:
-        """End a stall or slowness; what was held back is sent at once."""
-        self.slow(provider, None)
-
-    def refuse(self, provider: str, count: int = 1, status: int = 503, retry_after: str | None = None) -> None:
-        """Answer the next connection attempts with this HTTP status."""
-        faults = self._stages[provider].faults
-        faults.refuse, faults.status, faults.retry_after = faults.refuse + count, status, retry_after
-
-    def live(self, provider: str, seconds: float | None) -> None:
-        """Cut connections of this age, to the second, as Binance does at 24 hours; None: never."""
-        self._stages[provider].life_s = seconds
-
-    def fail_http(self, provider: str, answer: int | Answer = 503, count: int = 1) -> None:
-        """Answer the next requests for history with this, or with this HTTP status."""
-        self._stages[provider].rest.failing += [answer] * count
-
-    def fail(self, provider: str, *codes: int | str, coming: bool = False) -> None:
-        """Answer the next requests of every connected client, or of the next one to come, with these errors: the
-        provider's own codes or words; 0: as it should be answered."""
-        stage = self._stages[provider]
-        for errors in [stage.faults.fail] if coming else [client.conversation.forced for client in stage.clients]:
-            errors += codes
-
-    def say(self, provider: str, what: str) -> None:
-        """Send every client something that the provider says of its own accord, see ``notices`` in its file."""
-        for client in list(self._stages[provider].clients):
-            client.say(client.conversation.said(what))
 
 
 def _first_trades(events: np.ndarray, count: int) -> np.ndarray:
