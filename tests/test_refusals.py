@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from refusals import GOES_ON, LIVE, OPENING, PROVIDERS, Row
+from refusals import GOES_ON, GONE, LIVE, OPENING, PROVIDERS, Row
 from test_connection import MILLISECOND, Told, payloads, reached
 from test_overlap import folded
 
 from recorder.core import session as sessions
-from recorder.core.frames import SENT, TEXT
+from recorder.core.frames import CLOSED, SENT, TEXT
 from recorder.core.gate import Gate
 from recorder.feeds import make
 from recorder.shell import link as links
@@ -25,7 +25,8 @@ from recorder.shell.connection import Connection
 from recorder.shell.journal import Journal
 from recorder.shell.simulator import Simulator, server
 from recorder.values.feed import SECOND, FeedSpec
-from recorder.values.tables import BACKFILLED
+from recorder.values.schema import Table
+from recorder.values.tables import BACKFILLED, FEED_EVENTS
 
 HASTE = 1000  # how many times shorter every wait is than what was decided
 SOME_CHANNEL = ("deribit", "polygon options")  # a symbol that is told may have been refused in one channel only
@@ -38,6 +39,18 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "TIMER_S", 0.02)
     monkeypatch.setattr(overlap, "OVERLAP_S", 0.05)
     monkeypatch.setattr(server, "SETTLE_S", 0.01)
+
+
+class Heard(Told):
+    """Remembers what goes into the tables as well: (table, event or check, words)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[str, str, str]] = []
+
+    def observe(self, table: Table, rows: Any) -> None:
+        event, words = (3, 4) if table is FEED_EVENTS else (3, 7)
+        self.rows += [(table.name, row[event], str(row[words])) for row in rows]
 
 
 class HastyGate(Gate):
@@ -66,7 +79,7 @@ def feed_of(spec: FeedSpec, **endpoint: Any) -> Any:
 
 
 @asynccontextmanager
-async def recording(place: Simulator, row: Row, journal: Journal, told: Told, **endpoint: Any) -> Any:
+async def recording(place: Simulator, row: Row, journal: Journal, told: Heard, **endpoint: Any) -> Any:
     provider = PROVIDERS[row.provider]
     symbols = (row.only,) if row.only else (*provider.symbols, *filter(None, [row.besides]))
     url = place.url(provider.simulated)
@@ -80,7 +93,9 @@ async def recording(place: Simulator, row: Row, journal: Journal, told: Told, **
     def made(spec: FeedSpec) -> Any:
         return feed_of(spec, **endpoint)
 
-    connection = Hasty(spec, made(spec), journal, lambda: None, told, gate=HastyGate(), make_feed=made)
+    connection = Hasty(
+        spec, made(spec), journal, lambda: None, told, gate=HastyGate(), make_feed=made, observe=told.observe
+    )
     task = asyncio.create_task(connection.run())
     try:
         yield connection
@@ -106,15 +121,23 @@ async def met(row: Row, c: Any, place: Simulator) -> None:
     await reached(lambda: all(truth.symbols[name].sent > before[name] + 5 for name in wanted))
 
 
-def assert_told(row: Row, told: Told) -> None:
-    """The lines, in their order, what was refused by its symbol, and no secret."""
+def assert_told(row: Row, told: Heard, journal: Journal) -> None:
+    """The lines, in their order, what was refused by its symbol, no secret; and the same in the tables."""
     lines = iter([(event, str(fields)) for _, event, fields in told.lines])
     for event, words in row.told:
         assert any(found == event and words in text for found, text in lines), (event, words, told.lines)
     refused = {fields["symbol"] for _, event, fields in told.lines if event == "symbol.refused"}
     concerned = {row.besides, row.only, row.without} - {""}
     assert refused <= concerned or row.provider in SOME_CHANNEL or not row.then.back
-    assert "very-secret" not in repr(told.lines)
+    assert "very-secret" not in repr((told.lines, told.rows))
+    closed = [payload.decode() for payload in payloads(journal, CLOSED)]
+    for event, words in row.told:
+        if event == GONE:
+            assert any(words in reason for reason in closed)
+        elif not event.startswith("feed."):
+            assert any(found == event and words in reason for _, found, reason in told.rows)
+        if event == "reader.slow":
+            assert any(found == "slow_reader" and words in reason for _, found, reason in told.rows)
 
 
 def assert_whole(row: Row, journal: Journal, place: Simulator) -> None:
@@ -136,7 +159,7 @@ def assert_whole(row: Row, journal: Journal, place: Simulator) -> None:
     ids=[f"{row} {when}" for rows, when in ((OPENING, "opening"), (LIVE, "live")) for row in rows],
 )  # fmt: skip
 def test_what_a_provider_does_is_told_acted_on_and_costs_no_row(journal: Journal, row: Row, live: bool) -> None:
-    told, key = Told(), PROVIDERS[row.provider].simulated
+    told, key = Heard(), PROVIDERS[row.provider].simulated
     rules = row.does if isinstance(row.does, dict) else {}
 
     async def run() -> Simulator:
@@ -166,7 +189,7 @@ def test_what_a_provider_does_is_told_acted_on_and_costs_no_row(journal: Journal
             return place
 
     place = asyncio.run(run())
-    assert_told(row, told)
+    assert_told(row, told, journal)
     assert_whole(row, journal, place)
 
 
@@ -187,7 +210,7 @@ def test_the_providers_own_ping_keeps_a_quiet_connection_alive(journal: Journal,
     async def run() -> None:
         async with Simulator([key], symbols=PROVIDERS[provider].symbols, total=0) as place:
             rules = {"ping_ns": 0, "app_ping_ns": 20 * MILLISECOND, "silence_ns": 400 * MILLISECOND}
-            async with recording(place, Row(provider, "", {}, (), GOES_ON), journal, Told(), **rules) as c:
+            async with recording(place, Row(provider, "", {}, (), GOES_ON), journal, Heard(), **rules) as c:
                 await reached(lambda: c.ready)
                 await reached(lambda: sum(answer in payload for payload in payloads(journal, TEXT)) > 20)
                 assert c.reconnects == 0
@@ -201,7 +224,7 @@ def test_deribits_test_request_is_answered(journal: Journal) -> None:
         row = Row("deribit", "", {}, (), GOES_ON)
         async with (
             Simulator(["deribit"], symbols=PROVIDERS["deribit"].symbols, total=0) as place,
-            recording(place, row, journal, Told()) as c,
+            recording(place, row, journal, Heard()) as c,
         ):
             await reached(lambda: c.ready)
             place.say("deribit", "test_request")
