@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import plain_server
 
 KEYS = {"APCA_API_KEY_ID": "key-of-alpaca", "APCA_API_SECRET_KEY": "secret-of-alpaca", "POLYGON_API_KEY": "key-of-poly"}
 
@@ -114,28 +114,9 @@ class Providers:
 
 @contextmanager
 def serving(providers: Providers) -> Iterator[Providers]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(path: str, headers: Mapping[str, str]) -> plain_server.Reply:
+        status, body, more = providers.answer(path, headers)
+        return status, more, body.encode()
 
-        def do_GET(self) -> None:
-            status, body, headers = providers.answer(self.path, self.headers)
-            data = body.encode()
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(data)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    providers.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with plain_server.serving(answer) as providers.url:
         yield providers
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -9,13 +9,13 @@ import threading
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from conftest import QuestDB
 from event_server import CHUNKED, HOLD, EventServer, chunk
+from plain_server import serving
 from recorder_process import Recorder, external, until, write_config
 from test_connection import Told, connected, feed_of, reached
 from test_overlap import folded
@@ -103,27 +103,8 @@ Run Date,Action,Symbol,Description,Type,Price ($),Quantity,Commission ($),Amount
 
 @contextmanager
 def rest(body: Callable[[str], bytes]) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            answer = body(self.path)
-            self.send_response(200 if self.headers["X-Api-Key"] == "k3y" else 401)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_: object) -> None:
-            """Not on the test's output."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(lambda path, headers: (200 if headers.get("X-Api-Key") == "k3y" else 401, {}, body(path))) as url:
+        yield url
 
 
 @contextmanager

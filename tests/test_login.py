@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import stat
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 
 from recorder.core.oauth1 import NO_TOKEN, Credential
@@ -371,6 +373,19 @@ def test_a_token_is_kept_for_its_owner_only_and_not_as_it_is(tmp_path: Path) -> 
     for word in (TOKEN.key, TOKEN.secret, SECRET):
         assert word.encode() not in content
         assert word not in repr(kept.load())
+
+
+def test_a_token_that_cannot_be_written_whole_leaves_the_one_before(tmp_path: Path) -> None:
+    kept = store(tmp_path / "x.token")
+    kept.save(TOKEN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # bytes; a token's file has more
+    try:
+        with pytest.raises(OSError, match="too large"):
+            kept.save(msgspec.structs.replace(TOKEN, key="another"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert kept.load() == TOKEN
 
 
 def test_another_consumer_secret_does_not_open_it_and_neither_do_damaged_bytes(tmp_path: Path) -> None:

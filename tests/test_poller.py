@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from plain_server import Reply, serving
 
 from recorder.core import observations, polled
 from recorder.core.frames import OBSERVED, POLLED, TEXT
@@ -38,8 +37,6 @@ from recorder.values.tables import BARS, FEED_EVENTS, REJECTED
 SECRET = "s3cret/of the+test"
 WAIT_S = 20.0
 DAY = 86_400 * SECOND
-
-Reply = tuple[int, dict[str, str], bytes]
 
 
 @dataclass
@@ -65,36 +62,17 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    state, over = Server(), threading.Event()
+    state = Server()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(path: str, headers: Mapping[str, str]) -> Reply | None:
+        reply = state.answer(path)
+        if state.silent:
+            state.silent -= 1
+            return None
+        return reply
 
-        def do_GET(self) -> None:
-            status, headers, body = state.answer(self.path)
-            if state.silent:
-                state.silent -= 1
-                over.wait(WAIT_S)
-                return
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Not of interest."""
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
-    state.url = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield state
-    over.set()
-    http.shutdown()
-    http.server_close()
-    thread.join()
+    with serving(answer) as state.url:
+        yield state
 
 
 class Daily:

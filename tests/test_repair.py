@@ -8,29 +8,31 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import pytest
 from market_of_gaps import LAG, START, STEP, Fold, StandIn, Trade, trade
+from plain_server import Reply, serving
 
+from recorder.commands.feed_runs import FeedRuns
 from recorder.core.frames import CLOSED, OPENED, RESPONSE, TEXT
 from recorder.core.gaps import UNVERIFIED
 from recorder.shell import history_client, repair
 from recorder.shell.history_client import HistoryClient, retry_after_s
 from recorder.shell.journal import Journal
+from recorder.shell.pace import Pace
+from recorder.shell.poller import Poller
 from recorder.shell.repair import Repairer
-from recorder.values.config import RepairConfig
+from recorder.values.config import Config, RepairConfig
 from recorder.values.errors import ConfigError, FrameError, JournalFull
-from recorder.values.feed import FeedSpec, HistoryRequest, HttpRequest, HttpResponse
+from recorder.values.feed import FeedSpec, HistoryRequest, HttpRequest, HttpResponse, Poll
 
 SECRET = "s3cret-of-the-test"
 WAIT_S = 30.0
-
-Reply = tuple[int, dict[str, str], bytes]
 
 
 def quote(number: int, symbol: str = "A") -> Trade:
@@ -67,30 +69,8 @@ class Server:
 @pytest.fixture
 def server() -> Iterator[Server]:
     state = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            status, headers, body = state.answer(self.path, self.headers.get("x-key", ""))
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Not of interest."""
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
-    state.url = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield state
-    http.shutdown()
-    http.server_close()
-    thread.join()
+    with serving(lambda path, headers: state.answer(path, headers.get("x-key", ""))) as state.url:
+        yield state
 
 
 class Told:
@@ -132,19 +112,29 @@ class Recording:
     def outcome(self) -> list[tuple[str | None, int, str]]:
         return [(gap.status, gap.recovered, gap.cause) for gap in self.fold.of_series()]
 
-    def repair(self, until: Callable[[], bool] | None = None, **settings: Any) -> Repairer:
-        """Run a repairer until no gap is open, or as asked."""
+    def repair(
+        self,
+        until: Callable[[], bool] | None = None,
+        pace: Callable[[str], Pace] | None = None,
+        poller: Poller | None = None,
+        **settings: Any,
+    ) -> Repairer:
+        """Run a repairer until no gap is open, or as asked; a poller beside it."""
 
         async def run() -> Repairer:
             config = RepairConfig(**{"delay_s": 0.0, **settings})
             feeds = {"f": (self.spec, StandIn(self.spec))}
-            repairer = Repairer(config, self.journal, self, lambda: feeds, self.told, lambda: 0.5)
+            repairer = Repairer(config, self.journal, self, lambda: feeds, self.told, lambda: 0.5, pace)
             task = asyncio.create_task(repairer.run())
+            polling = None if poller is None else asyncio.create_task(poller.run())
             deadline = time.monotonic() + WAIT_S
             while not (until() if until is not None else not self.fold.book.open):
                 assert time.monotonic() < deadline, self.outcome()
                 await asyncio.sleep(0.005)
             await repairer.stop()
+            if poller is not None and polling is not None:
+                await poller.stop()
+                await polling
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -202,13 +192,13 @@ def test_words_for_too_much_with_status_200_are_a_pause_and_no_failed_try(
     monkeypatch.setattr(
         StandIn, "capability", lambda self: msgspec.structs.replace(usual(self), limited_by=(b"visits!",))
     )
-    server.replies = [(200, {"Retry-After": "1"}, b"sorry, too many visits!")] * 2
+    server.replies = [(200, {"Retry-After": "1"}, b"sorry, too many visits!")]
     recording.stream(trade(1), trade(3))
     recording.repair(attempts=1)
     times = [at for at, _, _ in server.asked]
     assert times[1] - times[0] >= 1.0
     assert recording.outcome() == [("repaired", 1, "ids missing in the stream")]
-    assert recording.told.events().count("history.limited") == 2
+    assert recording.told.events().count("history.limited") == 1
 
 
 def test_a_provider_that_is_down_is_asked_again(recording: Recording, server: Server) -> None:
@@ -366,6 +356,38 @@ def test_nobody_is_asked_twice_as_fast_as_the_provider_allows(
     times = [at for at, _, _ in server.asked]
     assert len(times) == 6
     assert times[-1] - times[0] > 0.45  # five pauses of 0.1 s
+
+
+class AskedToo(StandIn):
+    """As asked every 20 ms besides."""
+
+    def polls(self) -> tuple[Poll, ...]:
+        def ask() -> Generator[HttpRequest, HttpResponse, None]:
+            yield HttpRequest(f"{self.spec.rest_url}/polled?symbol=A&from=1&to=1&page=0")
+
+        return (Poll("often", 20_000_000, ask),)
+
+
+def test_repair_and_polls_of_a_provider_together_are_no_faster_than_it_allows(
+    recording: Recording, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = StandIn.capability
+    monkeypatch.setattr(
+        StandIn, "capability", lambda self: msgspec.structs.replace(usual(self), rest_per_second_max=20.0)
+    )
+    pace = FeedRuns(SimpleNamespace(log=None, config=Config()), None, {}).pace  # type: ignore[arg-type]
+    recording.stream(trade(1), trade(15))
+    spec = msgspec.structs.replace(recording.spec, name="polls")
+    poller = Poller(spec, recording.journal, recording.wake, recording.told, AskedToo, pace("test"))  # type: ignore[arg-type]
+
+    def both() -> bool:
+        return not recording.fold.book.open and sum("/polled" in path for _, path, _ in server.asked) >= 7
+
+    recording.repair(both, pace, poller)
+    times = [at for at, _, _ in server.asked]
+    assert sum("/history" in path for _, path, _ in server.asked) == 7  # 13 trades, two a page
+    assert times[-1] - times[0] > (len(times) - 1) / 20.0 - 0.04
+    assert all(times[i + 4] - times[i] > 0.2 - 0.04 for i in range(len(times) - 4))
 
 
 def test_with_repair_off_gaps_stay_open_and_are_told(recording: Recording, server: Server) -> None:
