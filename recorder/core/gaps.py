@@ -192,7 +192,7 @@ class GapBook:
         if not gap.by_id:
             return HistoryRequest(gap.symbol, gap.channel, gap.start, gap.end)
         start, end, last = gap.start, gap.end, gap.left[-1][1]
-        others = self._channels[gap.channel].by_series.get(self.out.series.id(gap.feed, gap.symbol), ())
+        others = self._channels[gap.channel].of(self.out.series.id(gap.feed, gap.symbol))
         for other in sorted((o for o in others if o.by_id), key=lambda o: o.left[0]):
             if last < other.left[0][0] <= last + NEAR_IDS:
                 start, end, last = min(start, other.start), max(end, other.end), other.left[-1][1]
@@ -285,9 +285,15 @@ class GapBook:
         plain = rows["flags"] & NO_NEWS == 0
         for series in np.unique(rows["series"]).tolist():
             own = np.flatnonzero((rows["series"] == series) & plain)
-            for gap in sorted(channel.by_series.get(series, ()), key=lambda gap: gap.identity != asked):
-                if gap.by_id:
-                    taken[own[take_ids(gap, rows[own])]] = True
+            by_id: np.ndarray | None = None
+            for gap in sorted(channel.of(series), key=lambda gap: gap.identity != asked):
+                if gap.by_id:  # of thousands of gaps hardly any is the rows': find theirs without a look at all
+                    if by_id is None:
+                        by_id = own[np.argsort(rows["trade_id"][own], kind="stable")]
+                        ids = rows["trade_id"][by_id]
+                    low, high = gap.left[0][0], gap.left[-1][1]
+                    mine = np.sort(by_id[np.searchsorted(ids, low) : np.searchsorted(ids, high, side="right")])
+                    taken[mine[take_ids(gap, rows[mine])]] = True
                 elif gap.identity == asked:
                     taken[own[take_times(gap, rows[own], channel.keys(rows[own]))]] = True
                 else:

@@ -79,7 +79,7 @@ class Channel:
 
     keys: Callable[[np.ndarray], np.ndarray]
     interrupted: dict[int, Interruption] = field(default_factory=dict)  # by series
-    by_series: dict[int, list[Gap]] = field(default_factory=dict)  # no list is empty
+    by_series: dict[int, dict[Identity, Gap]] = field(default_factory=dict)  # oldest first; none is empty
     _horizons: Horizons | None = None
 
     def __bool__(self) -> bool:
@@ -99,15 +99,21 @@ class Channel:
 
     def add(self, series: int, gap: Gap) -> None:
         """One more; of those with its identity it is the only one from now on."""
-        others = [other for other in self.by_series.get(series, ()) if other.identity != gap.identity]
-        self.by_series[series] = [*others, gap]
+        gaps = self.by_series.setdefault(series, {})
+        gaps.pop(gap.identity, None)
+        gaps[gap.identity] = gap
         self._horizons = None
 
     def remove(self, series: int, gap: Gap) -> None:
-        left = [other for other in self.by_series.pop(series) if other is not gap]
-        if left:
-            self.by_series[series] = left
+        gaps = self.by_series[series]
+        if gaps.get(gap.identity) is gap:
+            del gaps[gap.identity]
+        if not gaps:
+            del self.by_series[series]
         self._horizons = None
+
+    def of(self, series: int) -> list[Gap]:
+        return list(self.by_series.get(series, {}).values())
 
     def look(self, count: int) -> Horizons:
         """Of the first ``count`` series, which are all."""
@@ -115,8 +121,8 @@ class Channel:
             return self._horizons
         ids, times = np.full(count, LONG_NULL), np.full(count, LONG_NULL)
         for series, gaps in self.by_series.items():
-            ids[series] = max((gap.left[-1][1] for gap in gaps if gap.by_id), default=LONG_NULL)
-            times[series] = max((gap.end for gap in gaps if not gap.by_id), default=LONG_NULL)
+            ids[series] = max((gap.left[-1][1] for gap in gaps.values() if gap.by_id), default=LONG_NULL)
+            times[series] = max((gap.end for gap in gaps.values() if not gap.by_id), default=LONG_NULL)
         interrupted = np.zeros(count, np.bool_)
         interrupted[list(self.interrupted)] = True
         self._horizons = Horizons(ids, times, interrupted)
