@@ -185,3 +185,17 @@ def test_a_refusal_is_told_and_what_came_before_is_kept(
     asked = ("bf-coinbase", "--from", "2024-01-01", "--to", "2024-03-01", "--timeframe", "1m", "--feed", "refused")
     said = backfill(configured, *asked, code=1)
     assert said["failures"][0].startswith("BTC-USD: coinbase: HTTP 403")
+
+
+def test_an_error_with_status_200_is_told_each_time_and_its_piece_is_asked_for_again(
+    configured: Path, fresh_tables: QuestDB
+) -> None:
+    asked = ("bf-okx", "ZZZ-USD", "BTC-USDT", "--from", "2024-01-01", "--to", "2024-01-01", "--timeframe", "1h")
+    for pieces_known in (0, 1):  # the other symbol's is answered by then
+        said = backfill(configured, *asked, code=1)
+        assert (said["pieces"], said["skipped"], said["requests"]) == (2, pieces_known, 2 - pieces_known)
+        (failure,) = said["failures"]
+        assert failure.startswith("ZZZ-USD: OKX: 51001 Instrument ID")
+    assert len(bars(fresh_tables, "bf-okx-history")) == 24
+    rejected = fresh_tables.sql.rows("SELECT reason FROM rejected WHERE feed = 'bf-okx-history'")
+    assert ["OKX: 51001" in row["reason"] for row in rejected] == [True, True]
