@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from recorder.shell.database import Database
 from recorder.shell.database.migrate import apply_schema
@@ -24,6 +25,9 @@ from recorder.shell.simulator.truth import VenueTruth
 REPO = Path(__file__).resolve().parent.parent
 PORTS = range(20000, 30000)  # below the range the system hands out to outgoing connections
 APPLY_TIMEOUT_S = 60.0
+
+settings.register_profile("unhurried", deadline=None)  # an example of a busy machine may take a second, and be right
+settings.load_profile("unhurried")
 
 
 def pytest_sessionstart() -> None:
