@@ -181,7 +181,7 @@ for code, words in ERRORS.items():
         continue  # that there are none is no error; a symbol that is none: above
     channel = "options" if code >= 10_000 else "quotes"
     path = "/v1/market/optionchains" if channel == "options" else "/v1/market/quote"
-    for status, form in ((400, error), (200, error), (400, xml_error), (200, xml_error)):
+    for status, form in ((400, error), (200, error), *(((400, xml_error), (200, xml_error)) if code == 10033 else ())):
         before = 2 if channel == "options" else 0  # dates of expiration and the underlying's quote came first
         CASES[f"etrade-{code}-{status}-{form.__name__}"] = Case(
             "etrade", etrade(form(code, status), path=path), "poll.failed", f"E*TRADE: {words} ({code})",
