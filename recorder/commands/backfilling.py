@@ -23,6 +23,7 @@ PIECE_BARS = 10_000  # a few pages of most providers, one of Alpaca's
 PIECE_NS = HOUR  # of trades and quotes: an interruption costs no more than that to ask for again
 PIECES_MAX = 1_000_000  # 100 symbols of hourly pieces of a year
 LATE_NS = 2 * 10**9  # what has just happened may be missing from a history that is written behind
+OF_THE_SYMBOL = (400, 404, 422)  # statuses that say nothing of what else could be asked
 LOOK_S = 0.2  # between two looks for the progress bar
 
 Progress = Callable[[int, int, int], None]  # (pieces done, pieces, rows so far)
@@ -108,8 +109,8 @@ async def backfill(
         questions = [Questions(spec.provider, capability, log, pace) for pace in [Pace()] for _ in range(at_once)]
         watching = asyncio.create_task(_watch(answers, todo, len(asked), progress))
         try:
-            left = iter(todo)
-            await asyncio.gather(*(_work(answers, spec, feed, left, each, report) for each in questions))
+            left, refused = iter(todo), set[str]()
+            await asyncio.gather(*(_work(answers, spec, feed, left, refused, each, report) for each in questions))
             await answers.stored()
         finally:
             watching.cancel()
@@ -121,17 +122,25 @@ async def backfill(
     return report
 
 
-async def _work(answers: Asking, spec: FeedSpec, feed: Any, left: Any, questions: Questions, report: Report) -> None:
-    """Ask for one piece after the other until none is left, or the provider says no for good."""
+async def _work(
+    answers: Asking, spec: FeedSpec, feed: Any, left: Any, refused: set[str], questions: Questions, report: Report
+) -> None:
+    """Ask for one piece after the other until none is left: for no more of a symbol that was refused, and for none at all
+    once the provider says no for good."""
     for request in left:
+        symbol = request.symbol
+        if symbol in refused:
+            continue
         try:
             await answers.ask(spec, feed, request, questions)
-        except Unanswered as error:
-            report.failures.append(f"{request.symbol}: {error}; the same command asks again for what is missing")
-            for _ in left:  # what one is refused the others are
-                pass
         except RecorderError as error:
-            report.failures.append(f"{request.symbol}: {error}")
+            if symbol not in refused:
+                again = "; the same command asks again for what is missing" if isinstance(error, Unanswered) else ""
+                report.failures.append(f"{symbol}: {error}{again}")
+            refused.add(symbol)
+            if isinstance(error, Unanswered) and error.status not in OF_THE_SYMBOL:
+                for _ in left:  # what one is refused the others are
+                    pass
 
 
 async def _watch(answers: Asking, todo: list[HistoryRequest], total: int, progress: Progress) -> None:

@@ -23,7 +23,14 @@ PASSING = (*BUSY, 413, 499)  # also of those in between that gave up on the prov
 
 
 class Unanswered(RecorderError):
-    """A provider did not answer, or said no; the text says why, without the address's secrets."""
+    """A provider did not answer, or said no; the text says why, without the address's secrets.
+
+    ``status``  of its answer; 0 without one
+    """
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class Questions:
@@ -83,7 +90,7 @@ class Questions:
         self._client.close()
 
     async def _get(self, http: HttpRequest) -> HttpResponse:
-        why = ""
+        why, status = "", 0
         for attempt in range(ATTEMPTS_MAX):
             if attempt:
                 await asyncio.sleep(RETRY_FIRST_S * 2 ** (attempt - 1))
@@ -94,19 +101,20 @@ class Questions:
             except ConfigError:
                 raise
             except OSError as error:
-                why = f"no answer: {error or type(error).__name__}"
+                why, status = f"no answer: {error or type(error).__name__}", 0
                 continue
+            status = response.status
             refused = limited(response, self._capability.limited_by, time.time())
             if refused is not None:
-                why = self._paused(refused, response.status)
+                why = self._paused(refused, status)
                 continue
-            if response.status == 200 or response.status in http.accepts or http.private:
+            if status == 200 or status in http.accepts or http.private:
                 self._pace.answered()
                 return response
-            why = f"HTTP {response.status}: {excerpt(response)}"
-            if response.status not in PASSING:
+            why = f"HTTP {status}: {excerpt(response)}"
+            if status not in PASSING:
                 break
-        raise Unanswered(f"{self.provider}: {why}")
+        raise Unanswered(f"{self.provider}: {why}", status)
 
     def _paused(self, refused: Limited, status: int) -> str:
         """Leave the provider alone for as long as it wants. Raises Unanswered where nobody waits that long."""
@@ -114,5 +122,5 @@ class Questions:
         wait_s = self._pace.limited(asked_s)
         self._log.warning("history.limited", feed=self.provider, status=status, wait_s=round(wait_s, 1))
         if asked_s > LIMITED_MAX_S:
-            raise Unanswered(f"{self.provider}: {refused}; it is not to be asked for {asked_s:.0f} s")
+            raise Unanswered(f"{self.provider}: {refused}; it is not to be asked for {asked_s:.0f} s", status)
         return str(refused)

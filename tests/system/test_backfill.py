@@ -199,3 +199,12 @@ def test_an_error_with_status_200_is_told_each_time_and_its_piece_is_asked_for_a
     assert len(bars(fresh_tables, "bf-okx-history")) == 24
     rejected = fresh_tables.sql.rows("SELECT reason FROM rejected WHERE feed = 'bf-okx-history'")
     assert ["OKX: 51001" in row["reason"] for row in rejected] == [True, True]
+
+
+def test_a_symbol_that_is_refused_is_asked_for_once_and_costs_no_other(configured: Path, fresh_tables: QuestDB) -> None:
+    asked = ("bf-deribit", "ZZZ-USD-PERP", "BTC-USD-PERP", "--from", "2022-01-01", "--to", "2023-12-31")
+    said = backfill(configured, *asked, "--timeframe", "1h", "--at-once", "1", code=1)
+    (failure,) = said["failures"]
+    assert failure.startswith("ZZZ-USD-PERP: deribit: HTTP 400")
+    assert said["pieces"] >= 4
+    assert len(bars(fresh_tables, "bf-deribit-history")) == 24 * 730
