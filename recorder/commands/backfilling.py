@@ -125,8 +125,8 @@ async def backfill(
 async def _work(
     answers: Asking, spec: FeedSpec, feed: Any, left: Any, refused: set[str], questions: Questions, report: Report
 ) -> None:
-    """Ask for one piece after the other until none is left: for no more of a symbol that was refused, and for none at all
-    once the provider says no for good."""
+    """Ask for one piece after the other until none is left: for no more of a symbol that was refused, and for none
+    at all once the provider says no for good."""
     for request in left:
         symbol = request.symbol
         if symbol in refused:
