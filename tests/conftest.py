@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import socket
@@ -23,6 +24,7 @@ from recorder.shell.journal import Journal
 from recorder.shell.simulator.truth import VenueTruth
 
 REPO = Path(__file__).resolve().parent.parent
+WORKERS_MAX = 8  # whose ports differ
 PORTS = range(20000, 30000)  # below the range the system hands out to outgoing connections
 APPLY_TIMEOUT_S = 60.0
 
@@ -48,9 +50,11 @@ def shared_data() -> Path:
 def free_port() -> Callable[[], int]:
     """A function that gives a loopback port nobody listens on, another one at each call."""
     given: set[int] = set()
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = PORTS[worker % WORKERS_MAX :: WORKERS_MAX]  # a port is given before it is listened on: none by two workers
 
     def pick() -> int:
-        for port in random.sample(PORTS, 200):
+        for port in random.sample(ports, 200):
             with socket.socket() as probe:
                 try:
                     probe.bind(("127.0.0.1", port))
