@@ -84,9 +84,8 @@ def test_consume(benchmark: Any, case: str, count: int, how: str) -> None:
     spec = FeedSpec(name="f", provider=provider, options=options)
     pipeline = Pipeline(KernelsConfig(), make, templates=how == "templates")
     pipeline.warm()
-    pipeline.consume(
-        frames_from_list([(SOURCE, 0, 0, msgspec.json.encode(spec)), (TEXT, 0, NOW, frame(0, count))])
-    )  # the first frame teaches
+    taught = [(SOURCE, 0, 0, msgspec.json.encode(spec)), (TEXT, 0, NOW, frame(0, count))]  # by the first frame
+    pipeline.consume(frames_from_list(taught))
     frames = frames_from_list([(TEXT, 0, NOW, frame(i, count)) for i in range(count, TRADES + count, count)])
     trades, scope = pipeline.out.batches["trades"], pipeline.sources[0].scope
 

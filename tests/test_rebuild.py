@@ -247,11 +247,7 @@ def test_a_swap_that_removes_leaves_the_table_and_its_views_as_if_nothing_had_be
     said = rebuild(
         "trades", "--swap", "--remove", "--yes", "--json", expect=0, when=(*RANGE[:2], "--to", "2024-08-03")
     ).json
-    assert (said["only_stored"], said["changed"], said["only_rebuilt"]) == (
-        2,
-        1,
-        3,
-    )  # the other feeds'
+    assert (said["only_stored"], said["changed"], said["only_rebuilt"]) == (2, 1, 3)  # the other feeds'
     assert (said["after"]["equal"], said["after"]["same"]) == (True, TRADES)
     assert loaded.sql.query("SELECT * FROM trades ORDER BY ts_event, symbol, trade_id").rows == rows
     refreshed(loaded.server)

@@ -215,9 +215,7 @@ class ProviderInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     channels: tuple[str, ...]
-    options: dict[str, tuple[str, ...]] = msgspec.field(
-        default_factory=dict
-    )  # option → allowed values, first is default
+    options: dict[str, tuple[str, ...]] = {}  # option → allowed values, first is default
     credentials: tuple[str, ...] = ()  # names of environment variables; NAME_FILE reads a file
     hosts: tuple[str, ...] = ()  # host names by which a capture of this provider is recognised
     login: OAuth1 | None = None  # how a person logs in, where one must

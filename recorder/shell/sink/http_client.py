@@ -180,9 +180,8 @@ class HttpConnection:
         kept = self._socket
         if kept is not None:
             try:
-                socket.socket.shutdown(
-                    kept, socket.SHUT_RDWR
-                )  # a TLS socket's own would pull its state from under the reader
+                # A TLS socket's own would pull its state from under the reader.
+                socket.socket.shutdown(kept, socket.SHUT_RDWR)
             except OSError:
                 return  # closed meanwhile, which is what was wanted
 

@@ -174,9 +174,8 @@ class TableSender:
             self._deliver(jobs)
         except Closing:
             raise
-        except (
-            Exception
-        ) as error:  # our own bug: tell it, keep the thread, and let nothing be released that is not stored
+        except Exception as error:
+            # Our own bug: tell it, keep the thread, and let nothing be released that is not stored.
             self._health.fail(self.table.name, -1, f"{type(error).__name__}: {error}")
             return False
         return True
