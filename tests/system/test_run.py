@@ -179,6 +179,7 @@ def test_kill_9_in_full_flow_loses_and_doubles_nothing_that_was_journalled(
         wait_frames(recorder, "kill-cb")
         (resumed,) = recorder.wait_event("journal.resumed")
         assert resumed["position"] >= released[2] > released[1] > 0
+        until(lambda: recorder.metric("recorder_database_ready") == 1, "a database to drain into")
         assert recorder.end() == 0, recorder.text()
         assert recorder.events("recorder.stopped", drained=True)
         sent = set(sent_trades(place, "coinbase"))
