@@ -38,14 +38,12 @@ from recorder.values.feed import SECOND, FeedSpec
 RATE = 0.04
 LETTERS = ("delta", "gamma", "theta", "vega", "rho")
 NONE = dict.fromkeys(("iv", *LETTERS))
-NOW = time.time_ns()  # of all providers: their clocks stand, so that nothing moves between two questions
-TODAY = datetime.fromtimestamp(NOW // SECOND, UTC).date()
 SECRET = "a-secret-of-these-tests"
 
 
 @dataclass
 class Place:
-    """A simulated provider.
+    """A simulated provider, whose clock stands from its start, so that nothing moves between two questions.
 
     sent     what it has: columns by compact OCC symbol; those of computed Greeks are left out
     unknown  what is said of a symbol that it does not have
@@ -66,15 +64,16 @@ def sent_by_provider(values: dict[str, float]) -> dict[str, Any]:
 
 
 def alpaca() -> Place:
+    now = time.time_ns()
     keys = {"APCA_API_KEY_ID": "AKIDOFTHETEST", "APCA_API_SECRET_KEY": SECRET}
-    pages = AlpacaChains(("AAPL",), ("AKIDOFTHETEST", SECRET), lambda: NOW, strikes=5, expirations=2)
+    pages = AlpacaChains(("AAPL",), ("AKIDOFTHETEST", SECRET), lambda: now, strikes=5, expirations=2)
     sent = {}
     for name, leg in pages.legs("AAPL").items():
         quote = leg["latestQuote"]
         sent[name] = {
             "bid": quote["bp"], "ask": quote["ap"], "bid_size": quote["bs"], "ask_size": quote["as"],
             "last": leg.get("latestTrade", {}).get("p"), "volume": leg["dailyBar"]["v"], "open_interest": None,
-            "underlying_price": spot("AAPL", NOW // SECOND),
+            "underlying_price": spot("AAPL", now // SECOND),
         } | (
             sent_by_provider({"iv": leg["impliedVolatility"], **leg["greeks"]})
             if "greeks" in leg
@@ -100,7 +99,8 @@ def yahoo() -> Place:
                 return Answer(401, {"finance": {"result": None, "error": words}})
             return super().answer(asked)
 
-    pages, sent = Pages(("AAPL",), lambda: NOW), {}
+    now = time.time_ns()
+    pages, sent = Pages(("AAPL",), lambda: now), {}
 
     def asked(**query: str) -> Any:
         answer = pages.answer(
@@ -130,7 +130,8 @@ def yahoo() -> Place:
 
 
 def alphavantage() -> Place:
-    pages = AlphaVantage(("AAPL",), SECRET, lambda: NOW, quota=1000)
+    now = time.time_ns()
+    pages = AlphaVantage(("AAPL",), SECRET, lambda: now, quota=1000)
     query = {"function": "HISTORICAL_OPTIONS", "symbol": "AAPL", "apikey": SECRET}
     sent = {}
     for leg in pages.answer(Asked("/query", query, {})).body["data"]:
@@ -156,11 +157,13 @@ def alphavantage() -> Place:
 
 
 def etrade() -> Place:
-    provider = Etrade({"consumer": SECRET}, now=lambda: NOW, per_second=1000)
+    now = time.time_ns()
+    today = datetime.fromtimestamp(now // SECOND, UTC).date()
+    provider = Etrade({"consumer": SECRET}, now=lambda: now, per_second=1000)
     market, sent = provider.market, {}
     market.trade("AAPL", 190.25, 100)
     for days, strike, kind in ((d, s, k) for d in (7, 35) for s in (180.0, 190.0) for k in ("CALL", "PUT")):
-        day, given = TODAY + timedelta(days), strike == 190.0
+        day, given = today + timedelta(days), strike == 190.0
         at = Instrument(bid=11.0 + days / 70, bid_size=3, ask=11.2 + days / 70, ask_size=4, last=11.1, volume=7)
         values = {"rho": 0.01, "vega": 0.1, "theta": -0.02, "delta": 0.5, "gamma": 0.03, "iv": 0.3 + days / 1000}
         market.chains.setdefault("AAPL", {}).setdefault(day, []).append(

@@ -113,8 +113,8 @@ def test_trades_in_snapshots_are_stored_and_flagged(recordings: Recordings) -> N
 def test_every_quote_message_is_a_row_with_its_receive_time(recordings: Recordings) -> None:
     for name, facts in recordings.facts.items():
         sent = sum(facts["messages_by_type"].get(kind, 0) for kind in QUOTE_MESSAGES)
-        if short(name).startswith("2021-04-17_KRAKEN") or "DERIBIT" in name:
-            sent = 0  # version 1 of Kraken's API, of which trades are read; Deribit's tickers are of contracts
+        if "DERIBIT" in name:
+            sent = 0  # its tickers are of contracts
         [row] = recordings.rows(
             "SELECT count() n, min(ts_recv)::long first_recv, max(ts_recv)::long last_recv FROM quotes WHERE {feed}",
             name,
