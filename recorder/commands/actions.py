@@ -13,6 +13,8 @@ from recorder.commands import filters
 from recorder.commands.listing import show
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from recorder.core.adjust import Conflict, Known
     from recorder.shell.database.sql_client import SqlClient
     from recorder.values.config import Config
@@ -140,7 +142,9 @@ async def fetch(
     from recorder.commands.asking import asking
 
     async with asking(config, FOLDER, log) as asked:
-        failed = await asyncio.gather(*(_fetch_from(asked, spec, requests, log, per_minute) for spec in specs))
+        failed = await asyncio.gather(
+            *(_fetch_from(asked, config.journal.dir, spec, requests, log, per_minute) for spec in specs)
+        )
         await asked.stored()
         failures = [words for each in failed for words in each]
         if asked.rejected:
@@ -149,13 +153,14 @@ async def fetch(
 
 
 async def _fetch_from(
-    asked: Any, spec: FeedSpec, requests: Sequence[Any], log: Any, per_minute: float | None
+    asked: Any, journal: Path, spec: FeedSpec, requests: Sequence[Any], log: Any, per_minute: float | None
 ) -> list[str]:
     import os
 
     import msgspec
 
     from recorder.feeds import actions_info, make
+    from recorder.shell.pace import shared
     from recorder.shell.questions import Questions, Unanswered
     from recorder.values.config import credentials
 
@@ -163,7 +168,7 @@ async def _fetch_from(
     capability = feed.capability()
     if per_minute:
         capability = msgspec.structs.replace(capability, rest_per_second_max=per_minute / 60)
-    questions, failures = Questions(spec.provider, capability, log), []
+    questions, failures = Questions(spec.provider, capability, log, shared(journal, spec.provider)), []
     try:
         for request in requests:
             try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from recorder.commands.asking import Asking, asking
 from recorder.feeds import PROVIDERS, make
-from recorder.shell.pace import Pace
+from recorder.shell.pace import shared
 from recorder.shell.questions import Questions, Unanswered
 from recorder.values.config import Config, credentials
 from recorder.values.errors import ConfigError, RecorderError, SymbolError
@@ -106,7 +106,8 @@ async def backfill(
         known = set() if again else answers.complete(spec)
         todo = [request for request in asked if request not in known]
         report.skipped = len(asked) - len(todo)
-        questions = [Questions(spec.provider, capability, log, pace) for pace in [Pace()] for _ in range(at_once)]
+        pace = shared(config.journal.dir, spec.provider)
+        questions = [Questions(spec.provider, capability, log, pace) for _ in range(at_once)]
         watching = asyncio.create_task(_watch(answers, todo, len(asked), progress))
         try:
             left, refused = iter(todo), set[str]()

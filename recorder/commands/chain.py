@@ -126,6 +126,7 @@ async def fetch(config: Config, spec: FeedSpec, log: Any) -> int:
     from recorder.commands.logins import session_of
     from recorder.feeds import PROVIDERS, make
     from recorder.shell.history_client import HistoryClient
+    from recorder.shell.pace import shared
     from recorder.shell.poller import BODY_BYTES_MAX, TIMEOUT_S
     from recorder.shell.questions import Questions
     from recorder.values.config import credentials
@@ -133,7 +134,8 @@ async def fetch(config: Config, spec: FeedSpec, log: Any) -> int:
     keys = credentials(PROVIDERS[spec.provider], os.environ)
     feed: Any = make(spec, keys)
     client, signer = HistoryClient(BODY_BYTES_MAX, TIMEOUT_S), session_of(spec, keys, config.login.dir)
-    questions = Questions(spec.provider, feed.capability(), log, client=client, signer=signer)
+    pace = shared(config.journal.dir, spec.provider)
+    questions = Questions(spec.provider, feed.capability(), log, pace, client, signer)
     try:
         async with asking(config, FOLDER, log) as asked:
             for poll in feed.polls():

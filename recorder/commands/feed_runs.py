@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -21,7 +20,7 @@ from recorder.shell.connection import Connection
 from recorder.shell.disk import PAUSE_REASON
 from recorder.shell.folder import Folder
 from recorder.shell.login import Session
-from recorder.shell.pace import Pace
+from recorder.shell.pace import Pace, shared
 from recorder.shell.poller import Poller
 from recorder.values.config import credentials, wanted_credentials
 from recorder.values.errors import ConfigError, RecorderError
@@ -155,7 +154,7 @@ class FeedRuns:
     def pace(self, provider: str) -> Pace:
         """How often it is asked over HTTP, by all who ask it."""
         if provider not in self._paces:
-            self._paces[provider] = Pace(path=Path(self._recording.config.journal.dir) / f"quota-{provider}")
+            self._paces[provider] = shared(self._recording.config.journal.dir, provider)
         return self._paces[provider]
 
     def historians(self) -> dict[str, tuple[FeedSpec, Historian]]:

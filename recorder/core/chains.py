@@ -89,9 +89,8 @@ class Chains:
     def __init__(self, settings: KernelsConfig, out: Output) -> None:
         self._out, self._rate = out, settings.risk_free_rate
         self._dividends = parse_dividends(settings.dividends)
-        self._contracts = np.zeros(
-            CONTRACTS_INITIAL, CONTRACT
-        )  # 32 bytes for each text, of which TEXTS_MAX are the most
+        # 32 bytes for each text, of which TEXTS_MAX are the most.
+        self._contracts = np.zeros(CONTRACTS_INITIAL, CONTRACT)
         self._places: dict[str, tuple[int, int]] = {}  # underlying → its dividends in the arrays below
         paid: list[tuple[int, float]] = []
         for symbol, dividends in self._dividends.items():

@@ -223,6 +223,7 @@ class Poller:
         except OSError as error:
             self.requests[0] += 1
             raise _Down(f"no answer: {str(error) or type(error).__name__}") from error
+        self.pace.heed(response.headers)
         status = response.status
         self.requests[status] += 1
         if status in http.accepts or status == 200:

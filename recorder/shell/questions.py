@@ -103,6 +103,7 @@ class Questions:
             except OSError as error:
                 why, status = f"no answer: {error or type(error).__name__}", 0
                 continue
+            self._pace.heed(response.headers)
             status = response.status
             refused = limited(response, self._capability.limited_by, time.time())
             if refused is not None:

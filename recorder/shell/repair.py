@@ -229,6 +229,7 @@ class Repairer:
         except OSError as error:
             self.requests[name, 0] += 1
             raise _Again(f"no answer: {type(error).__name__}") from error
+        pace.heed(response.headers)
         status = response.status
         self.requests[name, status] += 1
         refused = limited(response, capability.limited_by, time.time())

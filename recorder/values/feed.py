@@ -62,6 +62,7 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     rest_per_second_max: float = 1.0  # HTTP requests, over all that ask the provider
     rest_quota: int = 0  # HTTP requests in any ``rest_quota_ns``, over all that ask it; 0: without such a limit
     rest_quota_ns: int = 0
+    rest_weight_max: int = 0  # of X-MBX-USED-WEIGHT-1M: from there on nothing is asked in its minute; 0: not looked at
     limited_by: tuple[bytes, ...] = ()  # words of its short answers, of any status, to one who asks too much
 
 

@@ -34,7 +34,9 @@ PAGE = 1000  # trades in one answer at most
 # Futures documentation says one year; that of USD-M has dropped the sentence, other clients saw less (unverified).
 WINDOW_NS = {"spot": 0, "usdm": 365 * 24 * HOUR, "coinm": 365 * 24 * HOUR}
 # Weights by minute and address: 6,000 on spot, where a page of single trades weighs 25 and one of aggregated trades 4;
-# 2,400 on futures, where a page weighs 20. So at most half of it is spent on repair.
+# 2,400 on futures, where a page weighs 20. So at most half of it is spent on repair. Who shares the address may have
+# spent the rest: each answer says how much of the minute's is used, and before a page could exceed it, we wait.
+WEIGHT_MAX = {"spot": 5900, "usdm": 2300, "coinm": 2300}
 PER_SECOND_MAX = {("spot", False): 2.0, ("spot", True): 10.0, ("usdm", True): 1.0, ("coinm", True): 1.0}
 
 

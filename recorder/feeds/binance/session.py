@@ -112,6 +112,7 @@ class Binance:
             history_timeframes=bars.SPOT_TIMEFRAMES if self.market == "spot" else bars.TIMEFRAMES,
             history_window_ns=history.WINDOW_NS[self.market],
             rest_per_second_max=pace or 1.0,
+            rest_weight_max=history.WEIGHT_MAX[self.market],
         )
 
     def _base(self) -> str | None:
