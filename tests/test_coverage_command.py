@@ -74,15 +74,18 @@ def test_on_a_screen_it_reads_as_a_table_with_the_holes_below(covered, capsys):
     text = capsys.readouterr().out
     assert "99.3333%" in text
     assert "ids missing in the stream" in text
+    assert "no loss" not in text
     assert call(covered.config, "coverage", "--day", "2024-02-01", "--feed", "cov") == 0
     assert "nothing was recorded on 2024-02-01" in capsys.readouterr().out
 
 
 def test_rows_that_vanish_from_the_table_are_told(covered, capsys):
-    rows = [{"received": 5, "duplicate": 1, "agrees": False, "stored": 3, "completeness": None}]
+    rows = [{"received": 5, "duplicate": 1, "agrees": False, "stored": 3, "completeness": None, "unverifiable": 5}]
     full = {name: 0 for name in (*coverage.COUNTS, "minutes")} | {"feed": "f", "symbol": "s", "channel": "trades"}
     coverage._print_channels("2024-01-01", [full | rows[0]])
-    assert "3 (differs)" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "3 (differs)" in text
+    assert "unproven, no loss" in text
 
 
 @pytest.mark.parametrize("value", ["x' OR 1=1 --", "", "a;b", "é" * 200])

@@ -105,6 +105,9 @@ def _print_channels(day: str, rows: list[dict[str, Any]]) -> None:
         cells[-1] += "" if row["agrees"] else " (differs)"
         lines.append((row["feed"], row["symbol"], row["channel"], *cells, share))
     show(f"coverage of {day} (UTC)", ("feed", "symbol", "channel", *shown), lines, shown)
+    if any(row["unverifiable"] and not row["verified"] for row in rows):
+        print("where nothing is verified the provider sends no ids that could prove completeness: it is unproven, "
+              "no loss")  # fmt: skip
     if any(not row["agrees"] for row in rows):
         print("(differs): more or fewer rows are stored than were received: rows of a minute not over yet, or of "
               "another recorder; `recorder rebuild` compares them one by one")  # fmt: skip
