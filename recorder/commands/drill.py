@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import signal
 import sys
 import tempfile
@@ -48,7 +47,7 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
-    from recorder.commands.drilling import Drill
+    from recorder.commands.drilling import PREFIX, Drill
     from recorder.commands.load import drop_tables
     from recorder.shell.database import Database
     from recorder.shell.database.sql_client import connect
@@ -76,12 +75,10 @@ def run(args: argparse.Namespace, config: Config) -> int:
             Database.from_config(config).stop()
 
 
-PREFIX = "drill_"
-
-
 def _clean(config: Config, folder: Path) -> None:
     import shutil
 
+    from recorder.commands.drilling import PREFIX
     from recorder.commands.load import drop_tables
     from recorder.shell.database.sql_client import connect
 
@@ -123,11 +120,3 @@ def _print(report: dict[str, Any]) -> None:
     print(f"gaps: {gaps}; completeness {report['completeness']:.4%} by the coverage ledger")
     if not report["passed"]:
         print(f"the recorder's log: {report['log']} (with --keep it stays)", file=sys.stderr)
-
-
-def environment(config: Config) -> dict[str, str]:
-    """Of the recorder process: ours, and no override that would lead it elsewhere."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("RECORDER_")}
-    if config.questdb.password:
-        own["RECORDER_QUESTDB_PASSWORD"] = config.questdb.password
-    return own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,7 +16,6 @@ from typing import Any
 import orjson
 
 from recorder.commands.coverage import completeness
-from recorder.commands.drill import PREFIX, environment
 from recorder.core.market import FIRST_ID
 from recorder.shell.database.sql_client import SqlClient, connect
 from recorder.shell.simulator import Simulator
@@ -25,6 +25,7 @@ from recorder.values.config import Config
 from recorder.values.errors import DatabaseError, RecorderError
 
 FEED = "drill"
+PREFIX = "drill_"  # of its tables
 START_TIMEOUT_S = 60.0  # of the recorder process, and of its first rows
 RECOVER_TIMEOUT_S = 90.0  # after a fault has ended: half a minute of judging a silence, twice over, and repair
 DETECT_TIMEOUT_S = 60.0
@@ -306,3 +307,11 @@ def _sums(client: SqlClient, symbol: str, last_id: int) -> tuple[int, int, float
         f"FROM {PREFIX}trades WHERE symbol = '{symbol}' AND trade_id BETWEEN {FIRST_ID} AND {last_id}"
     )
     return row["n"], row["ids"], row["size"] or 0.0, row["turnover"] or 0.0
+
+
+def environment(config: Config) -> dict[str, str]:
+    """Of the recorder process: ours, and no override that would lead it elsewhere."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RECORDER_")}
+    if config.questdb.password:
+        own["RECORDER_QUESTDB_PASSWORD"] = config.questdb.password
+    return own

@@ -25,6 +25,7 @@ import msgspec
 from recorder.core.frames import BINARY, SOURCE, TEXT, Frames, frames_from_list
 from recorder.core.history import HISTORY_CONNECTION
 from recorder.core.observations import NO_SOURCE
+from recorder.shell.capture_files import lines_of, magic_of, text_of, wrong_line
 from recorder.shell.capture_formats import (
     KIND_NAMES,
     Capture,
@@ -35,11 +36,7 @@ from recorder.shell.capture_formats import (
     hftbacktest,
     is_seconds,
     journal,
-    lines_of,
-    magic_of,
-    text_of,
     told_apart,
-    wrong_line,
 )
 from recorder.shell.iex_hist import iex_hist
 from recorder.shell.pcap import is_pcap

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from recorder.core.frames import BINARY
 from recorder.feeds.iex import HEADER, PROTOCOLS, VERSION
-from recorder.shell.capture_formats import Capture, Item, overridden, unpacked
+from recorder.shell.capture_files import unpacked
+from recorder.shell.capture_formats import Capture, Item, overridden
 from recorder.shell.pcap import udp_payloads
 from recorder.values.errors import CaptureError
 from recorder.values.feed import FeedSpec

@@ -41,7 +41,7 @@ from recorder.core.frames import (
     frames_from_list,
 )
 from recorder.core.observations import NO_SOURCE
-from recorder.shell.capture_formats import lines_of, wrong_line
+from recorder.shell.capture_files import lines_of, wrong_line
 from recorder.shell.journal import recovery
 from recorder.shell.journal.journal import Journal
 from recorder.values.errors import CaptureError, RecorderError
