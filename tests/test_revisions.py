@@ -185,9 +185,12 @@ def test_a_trade_that_is_not_remembered_any_more_is_told_and_both_rows_stay(monk
     server.send(OPEN + 100, *first)
     server.send(OPEN + 900, cancel(OPEN + 800, first[0]), cancel(OPEN + 801, first[2]))
     server.seal()
-    assert server.pipeline.out.unknown == {("us", revisions.NOT_REMEMBERED): 1}
     cancelled = sorted(row["ts_event"] - OPEN for row in server.stored.values() if row["flags"] & CANCELLED)
     assert cancelled == [2, 800, 801]
+    assert server.pipeline.out.unknown == {}, "the trade may yet come"
+    monkeypatch.setattr(revisions, "REVISIONS_MAX", 2)
+    server.send(OPEN + 1000, cancel(OPEN + 950, first[3]))
+    assert server.seal().pipeline.out.unknown == {("us", revisions.NOT_FOUND): 1}
 
 
 def test_of_ids_that_start_over_each_day_the_newest_trade_is_meant():

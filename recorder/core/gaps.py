@@ -282,7 +282,8 @@ class GapBook:
         asked  for which gap history was asked; None: the rows came by the stream
         """
         taken = np.zeros(len(rows), np.bool_)
-        plain = rows["flags"] & NO_NEWS == 0
+        # What history calls corrected is a print of the gap; the stream's corrections are of trades that came before.
+        plain = rows["flags"] & (NO_NEWS if asked is None else NO_NEWS & ~CORRECTED) == 0
         for series in np.unique(rows["series"]).tolist():
             own = np.flatnonzero((rows["series"] == series) & plain)
             by_id: np.ndarray | None = None

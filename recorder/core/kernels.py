@@ -447,6 +447,13 @@ class Kernels:
         self._zone_starts = np.append(self._zone_starts, len(self._boundaries))
         return len(self._zone_starts) - 2
 
+    def session_start(self, series: int, ts: int) -> int:
+        """When the session of a series that ``ts`` is in began, ns UTC; NO_TIME before the first one known."""
+        zone = int(self.state.scalars["zone"][series])
+        boundaries = self._boundaries[self._zone_starts[zone] : self._zone_starts[zone + 1]]
+        after = int(np.searchsorted(boundaries, ts, side="right"))
+        return int(boundaries[after - 1]) if after else NO_TIME
+
     def trades(self, rows: np.ndarray) -> np.ndarray:
         """Run over TRADES rows in place; return the gaps found, (k, 9) int64 as trades_kernel says."""
         assert rows.dtype == TRADES.dtype

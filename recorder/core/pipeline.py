@@ -306,17 +306,15 @@ class Pipeline:
         live     by the stream, not from history
         covered  received, or the repair of a gap: not the past that a user asked for, of which coverage tells nothing
         """
-        rows, again = sealed.rows, sealed.rows[:0]
-        counted = rows
+        rows = counted = sealed.rows
+        again: Rows | None = None
         if name == TRADES.name:
             if live:
-                found, again, replaced = self.revisions.run(rows)
+                found, again, replaced = self.revisions.run(sealed)
                 self.gaps.passed(rows, found)
                 counted = np.delete(rows, replaced) if replaced else rows
             else:
-                self.kernels.trades(rows)
-                rows["flags"] &= ~HISTORY
-                self.revisions.remember(rows)
+                again = self.revisions.past(sealed)
             named = (rows["flags"] & NAMED) != 0
             if named.any():
                 rows, counted = rows[~named], counted[(counted["flags"] & NAMED) == 0]
@@ -337,8 +335,8 @@ class Pipeline:
                 rows = rows[~repeated]
         self._delivered.add(name, rows)
         self.rows[name] += len(rows)
-        rows = np.concatenate([rows, again]) if len(again) else rows
-        return Rows(sealed.table, rows, sealed.varchar_heap, sealed.varchar_offsets)
+        computed = replace(sealed, rows=rows)
+        return computed if again is None else merge_rows([computed, again])
 
     def _account(self, name: str, rows: np.ndarray) -> None:
         """What is missing or did not fit goes into the ledger."""
@@ -395,6 +393,7 @@ class Pipeline:
             coverage=self.coverage.state(),
             gaps=self.gaps.state(),
             revisable=self.revisions.state(),
+            revisions=self.revisions.cases(),
         )
         spaces = {space: (by_scope.get(scope, -1), name) for (scope, name), space in self.out.spaces.items()}
         return Snapshot(content, self.out.spellings.memories(), spaces)
@@ -408,7 +407,7 @@ class Pipeline:
         restore_kernels(self.kernels, content.kernels)
         self.coverage.restore(content.coverage)
         self.gaps.restore(content.gaps)
-        self.revisions.restore(content.revisable)
+        self.revisions.restore(content.revisable, content.revisions)
         for state in content.sources:
             self._declare(state.number, msgspec.json.encode(state.spec))
             source = self.sources.get(state.number)

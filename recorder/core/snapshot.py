@@ -47,6 +47,7 @@ class Content(msgspec.Struct):
     coverage: dict[str, Any]
     gaps: dict[str, Any]
     revisable: bytes = b""  # the last trades, as Revisions.state; none in a snapshot of an older version
+    revisions: bytes = b""  # what revised them, as Revisions.cases; likewise
 
 
 @dataclass(frozen=True)

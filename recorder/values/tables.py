@@ -13,7 +13,8 @@ SIZE_SPIKE = 2  # size above size_multiple × the rolling mean size
 LATE = 4  # ts_event older than the last one seen of its series
 BACKFILLED = 8  # from history, or sent by the provider as a snapshot on subscribing
 CORRECTED = 16  # stands in the place of a trade the provider corrected
-CANCELLED = 32  # taken back, or what takes back the trade with this trade_id; never counts
+# Never counts: taken back, what takes back the trade with this trade_id, or a correction whose place was found later.
+CANCELLED = 32
 NOT_LAST_ELIGIBLE = 64  # may not set last, open, high, low or close
 NOT_VOLUME_ELIGIBLE = 128  # does not count in volume or VWAP
 HALTED = 256  # printed while the symbol was halted

@@ -1,4 +1,5 @@
--- Trades that were taken back and still count: what took them back came when the recorder did not remember them any more.
+-- Trades that were taken back and still count: when the later of the two came, the trade or what takes it back, the
+-- recorder did not remember the other any more.
 -- What takes a trade back is a row of the same symbol, exchange and id, later on the same day.
 DECLARE @from := dateadd('d', -1, now())
 SELECT t.ts_event, t.feed, t.symbol, t.exchange, t.trade_id, t.price, t.size, w.ts_event withdrawn

@@ -171,19 +171,26 @@ def test_bars_and_vwaps_after_revisions_are_those_of_the_corrected_tape(fresh_ta
     start = START
     first, revisions, right = messages(start)
     pipeline, position = Pipeline(KernelsConfig(), make), 0
-    specs = [FeedSpec(name=name, provider="alpaca", symbols=("AAPL",)) for name in ("revised", "right")]
+    specs = [FeedSpec(name=name, provider="alpaca", symbols=("AAPL",)) for name in ("revised", "right", "early")]
     frames = [(SOURCE, number, 0, msgspec.json.encode(spec)) for number, spec in enumerate(specs)]
     frames += [(TEXT, 0, start + 200 * 10**9, msgspec.json.encode(first))]
     frames += [(TEXT, 1, start + 200 * 10**9, msgspec.json.encode(right))]
+    frames += [(TEXT, 2, start + 202 * 10**9, msgspec.json.encode(revisions))]  # before what they revise
     views = ("bars_1s", "bars_1m", "bars_1m_live", "bars_1h", "bars_1d", "daily_vwap")
-    for piece in (frames, [(TEXT, 0, start + 202 * 10**9, msgspec.json.encode(revisions))]):
+    last = [
+        (TEXT, number, start + 202 * 10**9, msgspec.json.encode(piece))
+        for number, piece in ((0, revisions), (2, first))
+    ]
+    for piece in (frames, last):
         before = {view: bars(fresh_tables, view, "revised") for view in views}
         block = frames_from_list(piece, position=position)
         position = block.end
         pipeline.consume(block)
         store(sink, pipeline.seal())
     for view in views:
-        assert before[view] != bars(fresh_tables, view, "revised") == bars(fresh_tables, view, "right") != [], view
+        right_bars = bars(fresh_tables, view, "right")
+        assert before[view] != bars(fresh_tables, view, "revised") == right_bars != [], view
+        assert bars(fresh_tables, view, "early") == right_bars, view
     assert ask(fresh_tables, "checks/withdrawn_but_counted", **{"from": f"'{iso(start - DAY)}'"}) == []
     [latest] = fresh_tables.sql.rows("SELECT price FROM latest_trades WHERE feed = 'revised'")
     assert latest["price"] == 97.0
