@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from recorder.core.fix_tops import Connection, Tops
 from recorder.core.spellings import NOTHING, Spellings
 from recorder.values.errors import FrameError
 from recorder.values.schema import LONG_NULL, TEXT_NULL, Table
@@ -242,6 +243,7 @@ class Output:
         self.texts = Texts(escape_symbol)
         self.series = Series()
         self.spellings = Spellings()
+        self.tops = Tops()
         self.counters = np.full(16, NOTHING, np.int64)  # by scope: the connection's count of messages, see sequence()
         self._scopes = 0
         self.spaces: dict[tuple[int, str], int] = {}
@@ -373,6 +375,10 @@ class Scope:
     def kept(self, name: str) -> dict[str, int]:
         """What a decoder must know of frames before: the only place for it, as snapshots hold it and nothing else."""
         return self.out.kept.setdefault((self.feed, self.connection), {}).setdefault(name, {})
+
+    def tops(self) -> Connection:
+        """Numbers and single-level books of a FIX connection: kept, and known to compiled code."""
+        return self.out.tops.connection(self.feed, self.connection, self.kept)
 
     # What templates (core/templates.py) look up: a feed teaches it what its decoder has read.
 

@@ -30,7 +30,7 @@ _BAD = -1
 
 
 @njit(nogil=True, cache=True)
-def _digits(data, at, stop):
+def counted(data, at, stop):
     """(number, place of the byte that ends it); the number is -1 if there is none."""
     number = np.int64(-1)
     while at < stop and _ZERO <= data[at] <= 57:
@@ -80,7 +80,7 @@ def _swallowed(data, at, stop):
 
 
 @njit(nogil=True, cache=True)
-def _extent(data, at, stop):
+def extent(data, at, stop):
     """(place of 35=, end of the message) at ``at``; end is 0 when more bytes are needed, -1 when it is no message."""
     if not _begins(data, at, stop):
         return 0, _BAD
@@ -93,7 +93,7 @@ def _extent(data, at, stop):
         return 0, 0
     if data[i + 1] != 57 or data[i + 2] != _EQUALS:
         return 0, _BAD
-    length, i = _digits(data, i + 3, min(stop, i + 3 + _LENGTH_DIGITS_MAX))
+    length, i = counted(data, i + 3, min(stop, i + 3 + _LENGTH_DIGITS_MAX))
     if i >= stop:
         return 0, 0
     if length < 0 or data[i] != _SOH:
@@ -114,7 +114,7 @@ def _extent(data, at, stop):
         and data[t + 2] == _EQUALS
         and data[end - 1] == _SOH
     )
-    stated, after = _digits(data, t + 3, end - 1)
+    stated, after = counted(data, t + 3, end - 1)
     if not whole or after != end - 1:
         return body, _BAD
     total = np.int64(0)
@@ -145,12 +145,12 @@ def _plain(data, body, end, expected, peer, us, snapshots):
     at = body + 5
     known = 0
     while known != 7 and at < end:
-        tag, i = _digits(data, at, end)
+        tag, i = counted(data, at, end)
         if tag < 0 or data[i] != _EQUALS:
             return False
         i += 1
         if tag == 34:
-            number, after = _digits(data, i, end)
+            number, after = counted(data, i, end)
             if number != expected or data[after] != _SOH:
                 return False
             known |= 1
@@ -171,7 +171,7 @@ def _plain(data, body, end, expected, peer, us, snapshots):
         return False
     # The rest of the header: a PossDup flag may still come.
     while at < end:
-        tag, i = _digits(data, at, end)
+        tag, i = counted(data, at, end)
         if tag == 43:
             return False
         if tag not in (50, 52, 57, 115, 128, 129, 142, 143, 144, 145, 369, 1128):
@@ -197,7 +197,7 @@ def scan(data, at, stop, expected, peer, us, snapshots, starts, lengths):
     while count < len(starts):
         if at >= stop:
             return count, at, PARTIAL, PLAIN
-        body, end = _extent(data, at, stop)
+        body, end = extent(data, at, stop)
         what = OTHER
         if end == 0:
             end = _swallowed(data, at, stop)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from recorder.core.fix_rows import read
 from recorder.core.frames import BINARY, KINDS, LENGTHS, SOURCES, STARTS, TS_RECV
 from recorder.core.spellings import MEMORY, VALUE, find
 from recorder.core.unaligned import load_i64, poke8, poke32, poke64, poke_double
@@ -38,7 +39,8 @@ from recorder.core.wire import (
     MESSAGE, ROW, ROW_END, EITHER, MORE, FAIL, DONE,
     LITERAL, CHOICE, TEXT, NUMBER, WHOLE, DECIMAL, MILLISECONDS, RFC3339, SPELLED, SPAN, COUNTER,
     COUNT, MORE_COUNTED, PACKED_ANY, PACKED_WHOLE, PACKED_NUMBER, PACKED_TIME, PACKED_SPELLED, PACKED_SPAN,
-) = range(26)  # fmt: skip
+    FIX, DATA,
+) = range(28)  # fmt: skip
 OP, A, B, C, D, TO = range(6)
 WIDTH = 8
 
@@ -254,7 +256,7 @@ PC, COUNTED = 0, 1  # columns of ``programs``
 
 
 @njit(nogil=True, cache=True)
-def match(data, frames, first, patience, programs, ops, heap, slots, keys, entries, state, counters):
+def match(data, frames, first, patience, programs, ops, heap, slots, keys, entries, state, counters, tops, scratch):
     """Match frames from ``first`` on until one does not; look ahead how many after it do not either.
 
     data      (n,) uint8
@@ -264,17 +266,23 @@ def match(data, frames, first, patience, programs, ops, heap, slots, keys, entri
     ops       (p, WIDTH) int64, heap (h,) uint8: programs of all sources
     slots, keys, entries  of Spellings
     state     (STATE,) int64, counters (c,) int64: updated
+    tops, scratch  of FIX, as ``fix_rows.read`` has them
     Returns (i, j, why): frames ``first`` to i - 1 are rows now; frames i to j - 1 are for the decoder (MISSED), or
     frame i finds no room (FULL + table, j == i).
     """
     count = frames.shape[1]
     i = j = first
-    ahead = False  # past a frame that did not match
+    ahead = first < 0  # past a frame that did not match; never at first, and no constant, which would compile all twice
     while j < count and frames[KINDS, j] <= BINARY and not (ahead and j - i >= patience):
         source, start = frames[SOURCES, j], frames[STARTS, j]
         pc = programs[source, PC]
         why = MISSED
-        if pc >= 0:
+        if pc >= 0 and ops[pc, OP] == FIX:
+            why = read(
+                data, start, start + frames[LENGTHS, j], frames[TS_RECV, j], ops, pc, slots, keys, entries, state, USED,
+                counters, tops, scratch, ahead,
+            )  # fmt: skip
+        elif pc >= 0:
             why = match_frame(
                 data, start, start + frames[LENGTHS, j], frames[TS_RECV, j], ops, pc, heap, slots, keys, entries, state,
                 counters, ahead,

@@ -375,6 +375,7 @@ class Pipeline:
     def snapshot(self) -> Snapshot:
         """State after the last frame consumed. Only right after ``seal()``: rows handed over are not in it."""
         assert not self.pending, "a snapshot is taken when every row has been handed over"
+        self.out.tops.settle()
         by_scope = {source.scope.counter: number for number, source in self.sources.items()}
         sources = [
             SourceState(number, source.spec, int(self.out.counters[source.scope.counter]))

@@ -30,10 +30,22 @@ import numpy as np
 
 from recorder.core import matching as m
 from recorder.core.batch import Output, Scope
+from recorder.core.fix_rows import new_scratch
 from recorder.core.frames import COLUMNS, Frames
 from recorder.core.spellings import VALUES_MAX, Spellings
 from recorder.values.schema import Label, Table, null_of
-from recorder.values.tables import BARS, QUOTES, TRADES
+from recorder.values.tables import (
+    BACKFILLED,
+    BARS,
+    BUY,
+    CANCELLED,
+    CORRECTED,
+    NOT_LAST_ELIGIBLE,
+    NOT_VOLUME_ELIGIBLE,
+    QUOTES,
+    SELL,
+    TRADES,
+)
 
 MATCHED_TABLES = (TRADES, QUOTES, BARS)
 ABOVE_ZERO = frozenset({"price", "bid", "ask", "vwap"})
@@ -70,6 +82,18 @@ class Templates:
     packed: bool = False
 
 
+@dataclass(frozen=True)
+class FixMessages:
+    """FIX market data, read by compiled code of its own (core/fix_rows.py) that no template could say.
+
+    by_id   instruments are told by SecurityID (48), not by Symbol (55)
+    single  one level of the book was asked for
+    """
+
+    by_id: bool
+    single: bool
+
+
 @dataclass
 class _Program:
     """Operations and literals being written down."""
@@ -95,7 +119,10 @@ class _Program:
             text = bytes(self.heap[last[m.A] : last[m.A] + last[m.B]]) + text
         self.op(m.LITERAL, self.keep(text), len(text))
 
-    def compile(self, templates: Templates) -> None:
+    def compile(self, templates: Templates | FixMessages) -> None:
+        if isinstance(templates, FixMessages):
+            self._fix(templates)
+            return
         following: int | None = None
         for message in templates.messages:
             if following is not None:
@@ -130,6 +157,17 @@ class _Program:
                 self.op(m.MORE, to=start)
             self._text(tail, None)
         self.op(m.DONE)
+
+    def _fix(self, messages: FixMessages) -> None:
+        """Where things are, as ``fix_rows.read`` has it."""
+        scope = self.scope
+        spaces = [scope.space(name) for name in ("series", "exchange", "conditions")]
+        self.ops.append([m.FIX, scope.counter, scope.tops().place, *spaces, messages.by_id, messages.single])
+        for table in (TRADES, QUOTES):
+            places = [table.dtype.itemsize, *(_offset(table, column.name) for column in table.packed), 0]
+            self.ops += [m.DATA, *places[:7]], [m.DATA, *places[7:14]]
+        withdrawn = CANCELLED | NOT_LAST_ELIGIBLE | NOT_VOLUME_ELIGIBLE
+        self.ops.append([m.DATA, BACKFILLED, CORRECTED, withdrawn, BUY, SELL, 0, 0])
 
     def _row(self, row: Row) -> list[int]:
         """The operation that begins a row, to be put behind its first literal."""
@@ -260,6 +298,7 @@ class Matcher:
         self._ops = np.zeros((0, m.WIDTH), np.int64)
         self._heap = np.zeros(0, np.uint8)
         self._state = np.zeros(m.STATE, np.int64)
+        self._scratch = new_scratch()
         self._batches = [out.batches[table.name] for table in MATCHED_TABLES]
         self._patience = 1
         self._frames: Frames | None = None  # those being matched, and their bytes
@@ -273,7 +312,7 @@ class Matcher:
         """Leave every frame of this source to its decoder, and count from 0 on."""
         self._programs[source] = m.NONE, 0
 
-    def declare(self, source: int, scope: Scope, templates: Templates) -> None:
+    def declare(self, source: int, scope: Scope, templates: Templates | FixMessages) -> None:
         """From now on frames of this source are matched with these templates."""
         self.withdraw(source)
         program = _Program(scope)
@@ -311,6 +350,7 @@ class Matcher:
             first, last, why = m.match(
                 self._data, frames.table, first, self._patience, self._programs, self._ops, self._heap,
                 spellings.slots, spellings.heap, spellings.entries, self._state, self._out.counters,
+                self._out.tops.table, self._scratch,
             )  # fmt: skip
             for batch, place, used in zip(self._batches, before, self._state[m.USED : m.ROOM].tolist(), strict=True):
                 if used != place[1]:

@@ -61,7 +61,7 @@ def plain_text(data, at, stop):
 
 
 @njit(nogil=True, cache=True)
-def _digits(data, at, stop, value):
+def digits(data, at, stop, value):
     """``value`` continued by the digits from ``at`` on: (value, end). The caller bounds their number."""
     while at < stop:
         digit = np.uint64(data[np.uint64(at)]) - np.uint64(_ZERO)
@@ -75,7 +75,7 @@ def _digits(data, at, stop, value):
 @njit(nogil=True, cache=True)
 def whole(data, at, stop):
     """A JSON integer from 0 to 2**63 - 1: (value, end), end NONE if it is anything else."""
-    value, end = _digits(data, at, min(stop, at + DIGITS_MAX + 1), np.uint64(0))
+    value, end = digits(data, at, min(stop, at + DIGITS_MAX + 1), np.uint64(0))
     length = end - at
     if length == 0 or length > DIGITS_MAX or (length > 1 and byte(data, at) == _ZERO) or value > LONG_MAX:
         return np.int64(0), NONE
@@ -89,14 +89,14 @@ def decimal(data, at, stop):
     mantissa / 10**decimals with both exact is one correctly rounded operation (Clinger). Oracle: float()
     """
     bound = min(stop, at + DIGITS_MAX + 2)
-    value, end = _digits(data, at, bound, np.uint64(0))
+    value, end = digits(data, at, bound, np.uint64(0))
     whole = end - at
     decimals = 0
     if whole == 0 or whole > DIGITS_MAX or (whole > 1 and byte(data, at) == _ZERO):
         return 0.0, NONE
     if end < stop and byte(data, end) == _POINT:
         start = end + 1
-        value, end = _digits(data, start, bound, value)
+        value, end = digits(data, start, bound, value)
         decimals = end - start
         if decimals == 0 or whole + decimals > DIGITS_MAX:
             return 0.0, NONE
@@ -109,7 +109,7 @@ def decimal(data, at, stop):
 
 
 @njit(nogil=True, cache=True)
-def _pair(data, at):
+def pair(data, at):
     """Two digits as a number, or a number above 99."""
     tens = np.uint64(data[np.uint64(at)]) - np.uint64(_ZERO)
     ones = np.uint64(data[np.uint64(at + 1)]) - np.uint64(_ZERO)
@@ -119,27 +119,36 @@ def _pair(data, at):
 
 
 @njit(nogil=True, cache=True)
-def _minute(data, at):
-    """ns of ``2026-08-01T14:30`` read as UTC, NONE if it names no minute."""
-    century, year, month, day = _pair(data, at), _pair(data, at + 2), _pair(data, at + 5), _pair(data, at + 8)
-    hour, minute = _pair(data, at + 11), _pair(data, at + 14)
-    if century > 99 or year > 99 or month < 1 or month > 12 or day < 1 or hour > 23 or minute > 59:
+def calendar_day(year, month, day):
+    """Days since 1970-01-01 of a day from 2000 to 2261, NONE if there is none such."""
+    if year < 2000 or year > 2261 or month < 1 or month > 12 or day < 1:
         return NONE
-    if byte(data, at + 4) != 45 or byte(data, at + 7) != 45 or byte(data, at + 10) != 84:
-        return NONE
-    if byte(data, at + 13) != 58:
-        return NONE
-    year += 100 * century
     longest = 31
     if month == 2:
         longest = 29 if year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) else 28
     elif month == 4 or month == 6 or month == 9 or month == 11:
         longest = 30
-    if day > longest or year < 2000 or year > 2261:
+    if day > longest:
         return NONE
     shifted = year - 1 if month <= 2 else year  # the year begins in March: its leap day is its last
     of_year = (153 * (month - 3 if month > 2 else month + 9) + 2) // 5 + day - 1
-    days = 365 * shifted + shifted // 4 - shifted // 100 + shifted // 400 + of_year - 719_468
+    return 365 * shifted + shifted // 4 - shifted // 100 + shifted // 400 + of_year - 719_468
+
+
+@njit(nogil=True, cache=True)
+def _minute(data, at):
+    """ns of ``2026-08-01T14:30`` read as UTC, NONE if it names no minute."""
+    century, year, month, day = pair(data, at), pair(data, at + 2), pair(data, at + 5), pair(data, at + 8)
+    hour, minute = pair(data, at + 11), pair(data, at + 14)
+    if century > 99 or year > 99 or hour > 23 or minute > 59:
+        return NONE
+    if byte(data, at + 4) != 45 or byte(data, at + 7) != 45 or byte(data, at + 10) != 84:
+        return NONE
+    if byte(data, at + 13) != 58:
+        return NONE
+    days = calendar_day(100 * century + year, month, day)
+    if days == NONE:
+        return NONE
     return ((days * 24 + hour) * 60 + minute) * 60_000_000_000
 
 
@@ -157,13 +166,13 @@ def rfc3339(data, at, stop, memo):
         if minute == NONE:
             return np.int64(0), NONE
         memo[0], memo[1], memo[2] = first, second, minute
-    seconds = _pair(data, at + 17)
+    seconds = pair(data, at + 17)
     if seconds > 59 or byte(data, at + 16) != 58:
         return np.int64(0), NONE
     ns = memo[2] + seconds * 1_000_000_000
     at += 19
     if byte(data, at) == _POINT:
-        part, end = _digits(data, at + 1, min(stop, at + 11), np.uint64(0))
+        part, end = digits(data, at + 1, min(stop, at + 11), np.uint64(0))
         count = end - at - 1
         if count < 1 or count > 9:
             return np.int64(0), NONE
@@ -180,13 +189,13 @@ def number_end(data, at, stop):
     if at < stop and byte(data, at) == 45:
         at += 1
     bound = min(stop, at + DIGITS_MAX)
-    _, end = _digits(data, at, bound, np.uint64(0))
+    _, end = digits(data, at, bound, np.uint64(0))
     if end in (at, bound) or (end - at > 1 and byte(data, at) == _ZERO):
         return NONE
     if byte(data, end) == _POINT:
         start = end + 1
         bound = min(stop, start + DIGITS_MAX)
-        _, end = _digits(data, start, bound, np.uint64(0))
+        _, end = digits(data, start, bound, np.uint64(0))
         if end in (start, bound):
             return NONE
     return end

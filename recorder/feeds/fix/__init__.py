@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from recorder.core.batch import Scope
+from recorder.core.templates import FixMessages
 from recorder.feeds.fix.rows import decoder
 from recorder.values.errors import ConfigError, FrameError, SymbolError, nearest
 from recorder.values.feed import (
@@ -168,6 +169,9 @@ class Fix:
 
     def decoder(self, out: Scope) -> Callable[[bytes, int], None]:
         return decoder(out, self._symbols, self._by_id, self._depth == 1)
+
+    def templates(self, out: Scope) -> FixMessages:
+        return FixMessages(self._by_id, self._depth == 1)
 
     # Subscriptions.
 

@@ -1,4 +1,4 @@
-"""The best bid and offer of a book that comes as entries: put, changed, taken away."""
+"""The best bid and offer of a book that comes as entries: put, changed, taken away. Of one level: core/fix_tops.py."""
 
 from __future__ import annotations
 
@@ -36,15 +36,17 @@ class Side:
 
 
 class Books:
-    """All books of a connection. What is in them is also in ``prices`` and ``sizes``, which outlive this object.
+    """All books of a connection. What is in them is also in these dictionaries, which outlive this object.
 
     prices, sizes  place of an entry → bits of a float64
-    single         one level was asked for: an entry put replaces the one there
+    begun          the instruments, those whose books are empty, too
     """
 
-    def __init__(self, prices: dict[str, int], sizes: dict[str, int], single: bool) -> None:
-        self._prices, self._sizes, self.single = prices, sizes, single
+    def __init__(self, prices: dict[str, int], sizes: dict[str, int], begun: dict[str, int]) -> None:
+        self._prices, self._sizes, self._begun = prices, sizes, begun
         self._books: dict[str, tuple[Side, Side]] = {}
+        for name in begun:
+            self.sides(name)
         for place, bits in prices.items():
             name, side, key = place.split("\x01", 2)
             at = self.sides(name)[int(side)]
@@ -55,6 +57,7 @@ class Books:
         book = self._books.get(name)
         if book is None:
             book = self._books[name] = Side(1.0), Side(-1.0)
+            self._begun[name] = 1
         return book
 
     def best(self, name: str) -> tuple[float, float, float, float]:
@@ -65,8 +68,6 @@ class Books:
     def put(self, name: str, side: int, key: str, price: float, size: float) -> None:
         """An entry is there, or has another price or size."""
         at = self.sides(name)[side]
-        if self.single and at.entries and key not in at.entries:
-            self._forget(name, side, list(at.entries))
         old = at.entries.get(key)
         if old is None and len(at.entries) >= ENTRIES_MAX:
             return  # nobody's best
@@ -95,6 +96,7 @@ class Books:
 
     def clear_all(self) -> None:
         self._books.clear()
+        self._begun.clear()
         self._prices.clear()
         self._sizes.clear()
 

@@ -19,10 +19,11 @@ class Numbers:
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
-        self._kept = scope.kept("numbers")  # "last"
+        self._tops = scope.tops()  # has the last number, which compiled code moves on
         self._missing = scope.kept("missing")  # first → last
         # Gaps that were told, by their first: the last, when it was told, how many of them came again.
         self._last, self._at, self._came = (scope.kept(f"gap_{name}") for name in ("last", "at", "came"))
+        self._tops.missing(self._missing.values())
 
     def follow(self, fields: Fields, resent: bool, ts_recv: int) -> int:
         """What the message is. Raises FrameError without a number, before anything has changed."""
@@ -34,7 +35,7 @@ class Numbers:
                 return RESENT
         if resent:
             return REPEATED
-        before, self._kept["last"] = self._kept.get("last"), number
+        before, self._tops.last = self._tops.last, number
         self._scope.sequence(number, ts_recv)
         if before is not None and number > before + 1:
             self._miss(before + 1, number - 1)
@@ -48,7 +49,7 @@ class Numbers:
         number = _whole(fields.get(b"34"), "MsgSeqNum (34)")
         if kind == LOGON:
             fresh = int(self._scope.out.counters[self._scope.counter]) < 0
-            before = self._kept.get("last")
+            before = self._tops.last
             if fields.get(b"141") == b"Y" or before is None:
                 self._forget()
             elif number > before + 1:
@@ -65,7 +66,7 @@ class Numbers:
                 if number <= last and new > int(first):
                     self._fill(first, last, max(number, int(first)), min(new - 1, last))
             self._settle()
-            if new - 1 > self._kept.get("last", 0):
+            if new - 1 > (self._tops.last or 0):
                 self._begin(new - 1, ts_recv)
             return False
         self.follow(fields, fields.get(b"43") == b"Y", ts_recv)
@@ -75,7 +76,7 @@ class Numbers:
         """Numbers go on from here, whatever was before."""
         self._scope.opened()
         self._scope.sequence(number, ts_recv)
-        self._kept["last"] = number
+        self._tops.last = number
 
     def _miss(self, first: int, last: int) -> None:
         if len(self._missing) >= RANGES_MAX:
@@ -84,9 +85,11 @@ class Numbers:
             for gap in [gap for gap, end in self._last.items() if int(gap) <= int(given_up) <= end]:
                 self._drop(gap)
         self._missing[str(first)] = last
+        self._tops.missing(self._missing.values())
 
     def _forget(self) -> None:
         self._missing.clear()
+        self._tops.missing(())
         for gap in list(self._last):
             self._drop(gap)
 
@@ -121,6 +124,7 @@ class Numbers:
             self._missing[first] = low - 1
         if high < last:
             self._missing[str(high + 1)] = last
+        self._tops.missing(self._missing.values())
 
 
 def _whole(text: bytes | None, what: str) -> int:

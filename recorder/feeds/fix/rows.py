@@ -111,7 +111,8 @@ class _Decoder:
     def __init__(self, scope: Scope, symbols: dict[str, str], by_id: bool, single: bool) -> None:
         self._scope, self._symbols = scope, symbols
         self._tags = (b"48", b"55") if by_id else (b"55", b"48")
-        self._books = Books(scope.kept("prices"), scope.kept("sizes"), single)
+        self._tops, self._single = scope.tops(), single
+        self._books = self._tops.single() if single else Books(*map(scope.kept, ("prices", "sizes", "books")))
         self._numbers = Numbers(scope)
         self._stale = scope.kept("stale")  # names whose book misses increments: no quotes until a snapshot
         self._series: dict[str, int] = {}
@@ -131,7 +132,7 @@ class _Decoder:
             self._scope.unknown(f"message {kind[:8].decode('utf-8', 'replace')}")
         if self._numbers.control(kind, fields, ts_recv):
             self._books.clear_all()
-            self._stale.clear()
+            self._refreshed(list(self._stale))
 
     def _market(self, snapshot: bool, head: Fields, entries: list[Fields], ts_recv: int) -> None:
         origin, resent = _times(head)
@@ -139,6 +140,7 @@ class _Decoder:
         seen = self._numbers.follow(head, resent, ts_recv)
         if seen == GAP:
             self._stale.update(dict.fromkeys(self._books.names(), 1))
+            self._tops.stale(self._stale, True)
         elif seen == REPEATED:
             return
         live = seen != RESENT
@@ -147,7 +149,8 @@ class _Decoder:
         when: dict[str, int] = {}
         conditions: dict[str, bytes] = {}
         if snapshot and live and name is not None and not head.get(b"262", b"").startswith(TRADES_OF):
-            self._stale.pop(name, None)
+            if name in self._stale:
+                self._refreshed([name])
             before[name], when[name] = None, origin
             if not entries and not any(self._books.best(name)):
                 del before[name]
@@ -175,7 +178,7 @@ class _Decoder:
                 self._scope.reject(str(error), excerpt, ts_recv)
         for each, old in before.items():
             best = self._books.best(each)
-            if best != old:
+            if old is None or not _same(best, old):
                 self._quote(each, best, when.get(each, origin), int(head[b"34"]), conditions.get(each), ts_recv)
 
     def _trade(self, name: str, entry: Fields, flags: int, head: Fields, origin: int, index: int, ts_recv: int) -> None:
@@ -200,12 +203,13 @@ class _Decoder:
             self._scope.unknown("trade in a snapshot without id and time")
             return
         flags |= (0, CORRECTED, _WITHDRAWN)[int(action)]
-        text, trades = self._scope.text, self._scope.trades
+        trades = self._scope.trades
         venue, sale = entry.get(b"275"), entry.get(b"277")
+        exchange = TEXT_NULL if venue is None else self._words("exchange", venue, venue)
+        conditions = TEXT_NULL if sale is None else self._words("conditions", sale, sale.replace(b" ", b","))
         trades.append(
-            ts_event, ts_recv, self._number(name), TEXT_NULL if venue is None else text(_plain(venue)), trade_id,
-            trades.varchar(ref), price, size, _SIDES.get(entry.get(b"2446", b""), 0),
-            TEXT_NULL if sale is None else text(_plain(sale.replace(b" ", b","))), TEXT_NULL, flags,
+            ts_event, ts_recv, self._number(name), exchange, trade_id, trades.varchar(ref), price, size,
+            _SIDES.get(entry.get(b"2446", b""), 0), conditions, TEXT_NULL, flags,
         )  # fmt: skip
 
     def _level(self, name: str, side: int, entry: Fields) -> None:
@@ -217,11 +221,11 @@ class _Decoder:
         if own is not None:
             key = own[:NAME_CHARS_MAX].decode("utf-8", "replace")
         else:
-            key = "" if self._books.single else repr(price)
+            key = "" if self._single else repr(price)
         known = self._books.get(name, side, key)
         if action == DELETE:
             # Of a single level the entry may have been replaced by another before it is taken away.
-            if not self._books.remove(name, side, key) and not self._books.single:
+            if not self._books.remove(name, side, key) and not self._single:
                 self._scope.unknown("an unknown entry was deleted")
             return
         size_text = entry.get(b"271")
@@ -229,12 +233,12 @@ class _Decoder:
         price = price if price_text is not None else (known or (0.0, 0.0))[0]
         if not (0.0 < price < INF and not size == INF):
             raise FrameError(f"quote: price {price} and size {size} cannot be")
-        if action == CHANGE and known is None and not self._books.single:
+        if action == CHANGE and known is None and not self._single:
             self._scope.unknown("an unknown entry was changed")
         self._books.put(name, side, key, price, size)
 
     def _quote(
-        self, name: str, best: tuple[float, float, float, float], ts_event: int, number: int, conditions: bytes | None,
+        self, name: str, best: tuple[float, ...], ts_event: int, number: int, conditions: bytes | None,
         ts_recv: int,
     ) -> None:  # fmt: skip
         bid, bid_size, ask, ask_size = best
@@ -244,7 +248,9 @@ class _Decoder:
         except FrameError as error:
             self._scope.reject(str(error), name.encode(), ts_recv)
             return
-        text = TEXT_NULL if conditions is None else self._scope.text(_plain(conditions.replace(b" ", b",")))
+        text = TEXT_NULL
+        if conditions is not None:
+            text = self._words("conditions", conditions, conditions.replace(b" ", b","))
         self._scope.quotes.append(
             ts_event, ts_recv, self._number(name), number, *values, TEXT_NULL, TEXT_NULL, text, 0
         )  # fmt: skip
@@ -284,6 +290,19 @@ class _Decoder:
         number = self._series.get(name)
         if number is None:
             number = self._series[name] = self._scope.series(self._symbols.get(name, name))
+            self._scope.teach("series", name.encode(), number, self._tops.row(name))
+        return number
+
+    def _refreshed(self, names: list[str]) -> None:
+        """Their books are whole again."""
+        for name in names:
+            del self._stale[name]
+        self._tops.stale(names, False)
+
+    def _words(self, what: str, raw: bytes, text: bytes) -> int:
+        """Id of a text that stands in messages as ``raw``."""
+        number = self._scope.text(_plain(text))
+        self._scope.teach(what, raw, number)
         return number
 
 
@@ -307,6 +326,11 @@ def _event_time(entry: Fields, origin: int) -> int:
         ts = origin - origin % DAY + fix_time_ns(time)
         return ts - DAY if ts - origin > DAY // 2 else ts + DAY if origin - ts > DAY // 2 else ts
     return fix_ns(entry[b"60"]) if b"60" in entry else origin
+
+
+def _same(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Equal, where NaN, a size not sent, is equal to itself."""
+    return all(x == y or (x != x and y != y) for x, y in zip(a, b, strict=True))
 
 
 def _plain(text: bytes) -> str:
