@@ -21,8 +21,10 @@ from recorder.core.gaps import UNVERIFIED
 from recorder.shell.journal import Journal
 
 BACKFILLED = 8
+MILLISECOND = 1_000_000
 KEY, SECRET = "PKTESTONLY0123456789", "s3cr3tOfTheTests/0123456789abcdef"
-KEYS = {"APCA_API_KEY_ID": KEY, "APCA_API_SECRET_KEY": SECRET}
+KEYS = {"APCA_API_KEY_ID": KEY, "APCA_API_SECRET_KEY": SECRET, "POLYGON_API_KEY": SECRET}
+RULES = {"alpaca": {"keys": {KEY: SECRET}}, "polygon": {"keys": {SECRET: ""}}}
 PROVIDERS: dict[str, dict[str, Any]] = {
     "coinbase": {"provider": "coinbase", "symbols": ["BTC-USD", "ETH-USD"]},
     "coinbase-advanced": {"provider": "coinbase", "api": "advanced", "symbols": ["BTC-USD", "ETH-USD"]},
@@ -35,14 +37,14 @@ PROVIDERS: dict[str, dict[str, Any]] = {
         "symbols": ["AAPL", "SPY"],
         "channels": ["trades", "quotes"],
     },
+    "polygon": {"provider": "polygon", "symbols": ["AAPL", "SPY"], "channels": ["trades", "quotes"]},
 }
+QUOTED = ("alpaca", "polygon")  # their histories have quotes; their ids tell of no loss
 
 
 def exchange(*providers: str, **settings: Any) -> Exchange:
     symbols = {name: PROVIDERS[name]["symbols"] for name in providers}
-    return Exchange(
-        providers, **{"symbols": symbols, "rate": 100, "rules": {"alpaca": {"keys": {KEY: SECRET}}}, **settings}
-    )
+    return Exchange(providers, **{"symbols": symbols, "rate": 100, "rules": RULES, **settings})
 
 
 def feeds_of(place: Exchange, prefix: str) -> dict[str, dict[str, Any]]:
@@ -88,6 +90,8 @@ def received(folder: Path) -> dict[str, set[tuple[str, int]]]:
             for symbol, number in (("product_id", "trade_id"), ("symbol", "trade_id"), ("s", "t"), ("S", "i")):
                 if isinstance(value.get(symbol), str) and number in value:
                     own.add((re.sub("[-/]", "", value[symbol]), int(value[number])))
+            if value.get("ev") == "T":
+                own.add((value["sym"], int(value["i"])))
             for each in value.values():
                 walk(each, own)
 
@@ -124,43 +128,63 @@ def time_of(text: str) -> int:
     return int(np.datetime64(text.rstrip("Z"), "ns").astype(np.int64))
 
 
-def quotes_received(folder: Path) -> set[tuple[str, int]]:
-    """(symbol, time) of every quote in Alpaca's frames, read from the journal without a decoder of ours."""
+def quotes_received(folder: Path, provider: str) -> set[tuple[str, int, int | None]]:
+    """(symbol, time, number) of every quote in a provider's frames, read from the journal without a decoder of ours."""
     with Journal.open(folder / "journal") as journal:
         position, found = journal.begin, set()
         while (frames := journal.read(position)) is not None:
             position = frames.end
             for i in np.flatnonzero(frames.kinds == TEXT).tolist():
-                if b'"T":"q"' in (payload := frames.payload(i)):
-                    found |= {(each["S"], time_of(each["t"])) for each in json.loads(payload) if each["T"] == "q"}
+                if journal.specs[int(frames.sources[i])].provider == provider:
+                    for each in json.loads(frames.payload(i)):
+                        if each.get("T") == "q":
+                            found.add((each["S"], time_of(each["t"]), None))
+                        elif each.get("ev") == "Q":
+                            found.add((each["sym"], each["t"] * MILLISECOND, each["q"]))
     return found
 
 
-def assert_quotes_complete(place: Exchange, questdb: QuestDB, feed: str, live: set[tuple[str, int]]) -> None:
+def quotes_sent(place: Exchange, provider: str, symbol: str) -> set[tuple[Any, ...]]:
+    """(time, number, bid, its size, ask, its size) of every quote of a symbol that the exchange has in its history."""
+    headers = {"APCA-API-KEY-ID": KEY, "APCA-API-SECRET-KEY": SECRET, "Authorization": f"Bearer {SECRET}"}
+    paths = {
+        "alpaca": f"/v2/stocks/quotes?symbols={symbol}&feed=iex&limit=10000",
+        "polygon": f"/v3/quotes/{symbol}?limit=50000",
+    }
+    url = place.rest_urls[provider] + paths[provider]
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+        page = json.load(answer)
+    assert not page.get("next_page_token")
+    assert "next_url" not in page
+    if provider == "alpaca":
+        return {(time_of(q["t"]), None, q["bp"], q["bs"], q["ap"], q["as"]) for q in page["quotes"][symbol]}
+    names = ("sequence_number", "bid_price", "bid_size", "ask_price", "ask_size")
+    return {
+        (q["sip_timestamp"] // MILLISECOND * MILLISECOND, *(q[name] for name in names)) for q in page["results"]
+    }  # the stream's are whole ms
+
+
+def assert_quotes_complete(place: Exchange, questdb: QuestDB, folder: Path, provider: str) -> None:
     """From the first stored to the last every quote that the exchange sent is there, once, as received where it was."""
-    headers = {"APCA-API-KEY-ID": KEY, "APCA-API-SECRET-KEY": SECRET}
-    for symbol in PROVIDERS["alpaca"]["symbols"]:
+    live = quotes_received(folder, provider)
+    for symbol in PROVIDERS[provider]["symbols"]:
         rows = questdb.sql.query(
-            f"SELECT ts_event::long, bid, bid_size, ask, ask_size, flags & {BACKFILLED} FROM quotes "
-            f"WHERE feed = '{feed}' AND symbol = '{symbol}' ORDER BY ts_event, bid, ask, bid_size, ask_size"
+            f"SELECT ts_event::long, sequence, bid, bid_size, ask, ask_size, flags & {BACKFILLED} FROM quotes "
+            f"WHERE feed = 'fix-{provider}' AND symbol = '{symbol}' ORDER BY ts_event, sequence"
         ).rows
-        url = f"{place.rest_urls['alpaca']}/v2/stocks/quotes?symbols={symbol}&feed=iex&limit=10000"
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
-            page = json.load(answer)
-        assert page["next_page_token"] is None
-        sent = [[time_of(q["t"]), q["bp"], q["bs"], q["ap"], q["as"]] for q in page["quotes"][symbol]]
-        expected = {tuple(quote) for quote in sent if rows[0][0] <= quote[0] <= rows[-1][0]}
-        assert [tuple(row[:5]) for row in rows] == sorted(expected, key=lambda q: (q[0], q[1], q[3], q[2], q[4]))
-        fetched = {row[0] for row in rows if row[5]}
+        assert len({tuple(row[:6]) for row in rows}) == len(rows)
+        sent = quotes_sent(place, provider, symbol)
+        assert {tuple(row[:6]) for row in rows} == {q for q in sent if rows[0][:2] <= list(q[:2]) <= rows[-1][:2]}
+        fetched = {(symbol, *row[:2]) for row in rows if row[6]}
         assert fetched
-        assert not fetched & {ts for name, ts in live if name == symbol}, "received live and overwritten"
+        assert not fetched & live, "received live and overwritten"
 
 
 def gaps_of(questdb: QuestDB, feed: str) -> list[dict[str, Any]]:
     return questdb.sql.rows(f"SELECT * FROM gaps WHERE feed = '{feed}' AND kind != 'time' ORDER BY ts_event")
 
 
-def test_what_five_providers_dropped_and_what_a_cut_cost_is_fetched_and_stored_once(
+def test_what_six_providers_dropped_and_what_a_cut_cost_is_fetched_and_stored_once(
     start: Callable[..., Recorder], questdb: QuestDB, tmp_path: Path
 ) -> None:
     with exchange(*PROVIDERS) as place:
@@ -172,7 +196,7 @@ def test_what_five_providers_dropped_and_what_a_cut_cost_is_fetched_and_stored_o
         for provider in ("coinbase", "coinbase-advanced", "binance", "kraken"):
             place.drop(provider, 5)
         for provider in place.providers:
-            until(lambda: provider == "alpaca" or len(place.truth(provider)["dropped"]) == 5)  # noqa: B023
+            until(lambda: provider in QUOTED or len(place.truth(provider)["dropped"]) == 5)  # noqa: B023
             place.cut(provider)
         for name in feeds:
             recorder.wait_event("feed.connected", 2, feed=name)
@@ -189,13 +213,15 @@ def test_what_five_providers_dropped_and_what_a_cut_cost_is_fetched_and_stored_o
             assert {gap["status"] for gap in gaps} == {"repaired", None}, gaps
             assert [gap["cause"] for gap in gaps if gap["symbol"] == "*" and gap["kind"] == "disconnect"]
             assert all(gap["missing"] in (None, gap["recovered"]) for gap in gaps if gap["symbol"] != "*"), gaps
-        assert_quotes_complete(place, questdb, "fix-alpaca", quotes_received(tmp_path / "home"))
-        quotes = [gap for gap in gaps_of(questdb, "fix-alpaca") if gap["channel"] == "quotes"]
-        assert {gap["symbol"] for gap in quotes} == {"AAPL", "SPY"}
-        assert all(gap["missing"] is None and gap["recovered"] and UNVERIFIED in gap["cause"] for gap in quotes)
-        ledger = questdb.sql.rows("SELECT * FROM coverage WHERE feed = 'fix-alpaca' AND channel = 'quotes'")
-        assert sum(row["verified"] for row in ledger) == 0
-        assert sum(row["repaired"] for row in ledger) == sum(gap["recovered"] for gap in quotes)
+        for provider in QUOTED:
+            assert_quotes_complete(place, questdb, tmp_path / "home", provider)
+            quotes = [gap for gap in gaps_of(questdb, f"fix-{provider}") if gap["channel"] == "quotes"]
+            assert {gap["symbol"] for gap in quotes} == {"AAPL", "SPY"}
+            assert {gap["status"] for gap in quotes} == {"repaired"}
+            assert all(gap["missing"] is None and gap["recovered"] and UNVERIFIED in gap["cause"] for gap in quotes)
+            ledger = questdb.sql.rows(f"SELECT * FROM coverage WHERE feed = 'fix-{provider}' AND channel = 'quotes'")
+            assert sum(row["verified"] for row in ledger) == 0
+            assert sum(row["repaired"] for row in ledger) == sum(gap["recovered"] for gap in quotes)
         assert recorder.events("gap.opened")
         assert recorder.events("gap.repaired")
     files = [path for path in (tmp_path / "home").rglob("*") if path.is_file() and path.stat().st_size]
