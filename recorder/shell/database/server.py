@@ -241,6 +241,8 @@ class Database:
                 return pid == self._pid and process.num_threads() > 1
         except (psutil.Error, OSError, ValueError):
             return False
+        if not command:  # its memory is gone: it is ending, and may hold ports and files until it has ended
+            return pid == self._pid
         return JAVA_MODULE in command and str(self.root) in command
 
     def _check_ports(self, pid: int) -> None:
