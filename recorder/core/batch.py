@@ -17,6 +17,7 @@ from recorder.values.tables import (
     BARS,
     CORPORATE_ACTIONS,
     FEED_EVENTS,
+    FOLLOWS,
     GAP_NOTE,
     GAP_SEQUENCE,
     GAPS,
@@ -36,6 +37,7 @@ TEXTS_MAX = 1 << 22  # distinct symbols, exchanges and conditions of a life: 4 M
 TEXT_BYTES_MAX = 4096  # of one SYMBOL text; longer ones are a provider's fault or an attack
 VARCHAR_BYTES_MAX = 16384
 EXCERPT_BYTES = 256  # of a rejected frame
+RESTART_NS = 1_000_000_000  # as in core/kernels.py: what is late is not newer at all
 
 
 class Texts:
@@ -252,6 +254,8 @@ class Output:
         self.kept: dict[tuple[str, int], dict[str, dict[str, int]]] = {}  # (feed, connection) → see Scope.kept
         # Told when a connection has lost frames, while rows of the frames before the loss are all that was collected.
         self.interrupted: Callable[[str, int, int, str], None] = lambda feed, connection, kind, cause: None
+        # Told of rows that did not come: series, channel, ts_event, ts_recv, first and last number, how long, ns.
+        self.missed: Callable[[int, str, int, int, int, int, int], None] = lambda *what: None
 
     def counts(self) -> list[int]:
         return [len(batch) for batch in self.batches.values()]
@@ -367,6 +371,30 @@ class Scope:
             from_id=last + 1, to_id=number - 1, missing=number - last - 1,
         )  # fmt: skip
         self.out.interrupted(self.feed, self.connection, GAP_SEQUENCE, FRAMES_LOST)
+
+    def counted(self, channel: str) -> Callable[[str, int, int, int], int]:
+        """Return follows(symbol, number, ts_event, ts_recv), which checks a number that grows by one with each row of a
+        symbol, over all connections; a jump is a gap. To be called before the row is appended.
+
+        Its result is FOLLOWS, a flag of the row, where the numbers tell that nothing is missing before it, or how much
+        is: not of the first, of one that is late, or where they begin anew (with 1, or lower but RESTART_NS newer).
+        """
+        numbers, times, missed = self.kept(f"{channel} numbers"), self.kept(f"{channel} times"), self.out.missed
+
+        def follows(symbol: str, number: int, ts_event: int, ts_recv: int) -> int:
+            last, since = numbers.get(symbol), times.get(symbol, ts_event)
+            anew = last is None or (number < last and (number == 1 or ts_event > since + RESTART_NS))
+            if last is not None and number < last and not anew:
+                return 0
+            numbers[symbol], times[symbol] = number, max(since, ts_event)
+            if last is None or anew:
+                return 0
+            if number > last + 1:
+                span_ns = max(0, ts_event - since)
+                missed(self.series(symbol), channel, ts_event, ts_recv, last + 1, number - 1, span_ns)
+            return FOLLOWS
+
+        return follows
 
     def opened(self) -> None:
         """A new connection: its counters start over."""

@@ -17,13 +17,24 @@ from numba import njit
 from recorder.core.batch import Output
 from recorder.values.feed import MINUTE
 from recorder.values.schema import TEXT_NULL
-from recorder.values.tables import BACKFILLED, BARS, CANCELLED, CORRECTED, COVERAGE, DUPLICATE, LATE, QUOTES, TRADES
+from recorder.values.tables import (
+    BACKFILLED,
+    BARS,
+    CANCELLED,
+    CORRECTED,
+    COVERAGE,
+    DUPLICATE,
+    FOLLOWS,
+    LATE,
+    QUOTES,
+    TRADES,
+)
 
 CHANNELS = (TRADES.name, QUOTES.name, BARS.name)
 PASSED_MAX = 1 << 16  # minutes put aside before entries about the same minute are added up
 
 # How rows of a channel are verified.
-BY_NOTHING, BY_ID, BY_SEQUENCE = 0, 1, 2
+BY_NOTHING, BY_ID, BY_SEQUENCE, BY_NUMBER = 0, 1, 2, 3
 
 # Columns of a slot, the minute of a series and channel being counted, and of one put aside.
 PLACE, MINUTE_START, RECEIVED, VERIFIED, REPAIRED, REPEATED, WAS_LATE = range(7)
@@ -38,7 +49,8 @@ def count_rows(series, ts_event, flags, channel, verify, slots, known, passed):
     verify   (series, channels) int64, BY_…
     slots    (series * channels, 7) int64; known (series * channels,) bool: a row came before
     passed   (n, 7) int64, filled; returns how many
-    A row is verified when what came before it is known: of a series with contiguous ids each but the first.
+    A row is verified when what came before it is known: of a series with contiguous ids each but the first, of one
+    whose connection counts its messages each but the first since that was opened, of numbered rows those that FOLLOW.
     """
     full = 0
     channels = verify.shape[1]
@@ -61,8 +73,11 @@ def count_rows(series, ts_event, flags, channel, verify, slots, known, passed):
             slot[WAS_LATE] += 1
         if flags[i] & BACKFILLED and flags[i] & LATE:
             slot[REPAIRED] += 1
-        elif verify[series[i], channel] == BY_SEQUENCE or (
-            verify[series[i], channel] == BY_ID and known[place] and not flags[i] & (CORRECTED | CANCELLED)
+        elif verify[series[i], channel] == BY_NUMBER:
+            slot[VERIFIED] += (flags[i] & FOLLOWS) != 0
+        elif known[place] and (
+            verify[series[i], channel] == BY_SEQUENCE
+            or (verify[series[i], channel] == BY_ID and not flags[i] & (CORRECTED | CANCELLED))
         ):
             slot[VERIFIED] += 1
         known[place] = True
@@ -111,6 +126,12 @@ class Coverage:
         )  # fmt: skip
         if full:
             self._put_aside(passed[:full].copy())
+
+    def interrupted(self, series: np.ndarray) -> None:
+        """Of these, (n,) ids, rows may be missing here that no later one tells of: a count of messages began anew."""
+        own = series[series < self.known_series]
+        places = own[:, None] * len(CHANNELS) + np.arange(len(CHANNELS))
+        self.known[places[self.verify[own] == BY_SEQUENCE]] = False
 
     def tell(self, series: int, channel: int, ts_event: int, missing: int, rejected: int, cause: int) -> None:
         """Something is missing, or did not fit. ``channel`` and ``cause`` are ids of texts."""

@@ -10,6 +10,7 @@ notes: there is nothing to fetch for them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,7 @@ from recorder.values.tables import (
     GAP_OPEN,
     GAP_PARTIAL,
     GAP_REPAIRED,
+    GAP_SEQUENCE,
     GAP_TIME,
     GAP_UNREPAIRABLE,
     HISTORY,
@@ -93,6 +95,7 @@ class GapBook:
 
     out: Output
     kernels: Kernels
+    lost_sight: Callable[[np.ndarray], None] = lambda series: None  # told of series that may miss what nothing tells of
     open: dict[Identity, Gap] = field(default_factory=dict)  # oldest first
     links: dict[tuple[str, int], Link] = field(default_factory=dict)  # by feed and connection
     counts: dict[str, Counts] = field(default_factory=dict)  # by feed
@@ -133,6 +136,7 @@ class GapBook:
         """Rows of this connection may be missing here, without ids to tell. Kernels must have run."""
         state, trades, quotes = self.kernels.state, self._channels[TRADES.name], self._channels[QUOTES.name]
         known = self.out.kept.get((feed, connection), {}).get("series", {})
+        self.lost_sight(np.array(list(known.values()), np.int64))
         for series in known.values():
             if series >= state.known:
                 continue
@@ -197,6 +201,18 @@ class GapBook:
             if last < other.left[0][0] <= last + NEAR_IDS:
                 start, end, last = min(start, other.start), max(end, other.end), other.left[-1][1]
         return HistoryRequest(gap.symbol, gap.channel, start - SLACK_NS, end + SLACK_NS, gap.left[0][0], last)
+
+    def missed(
+        self, series: int, channel: str, ts_event: int, ts_recv: int, from_id: int, to_id: int, span_ns: int
+    ) -> None:
+        """Numbered rows did not come, of a provider whose history does not have them."""
+        feed, symbol = self.out.series.keys[series]
+        gap = Gap(
+            feed, symbol, channel, GAP_SEQUENCE, ts_event, ts_recv, from_id, to_id, to_id - from_id + 1, span_ns,
+            "numbers missing in the stream", ts_event - span_ns, ts_event, [(from_id, to_id)],
+        )  # fmt: skip
+        self._add(series, gap)
+        self._close(gap, f"the provider has no history of {channel}")
 
     # Within
 

@@ -12,7 +12,7 @@ import numpy as np
 from recorder.core import history, observations, polled
 from recorder.core.batch import Output, Rows
 from recorder.core.chains import Chains
-from recorder.core.coverage import BY_ID, BY_NOTHING, BY_SEQUENCE, CHANNELS, Coverage
+from recorder.core.coverage import BY_ID, BY_NOTHING, BY_NUMBER, BY_SEQUENCE, CHANNELS, Coverage
 from recorder.core.delivered import Delivered
 from recorder.core.encode import Dictionary, Sealed, merge_rows, sort_rows
 from recorder.core.frames import BINARY, CLOSED, OBSERVED, OPENED, POLLED, RESPONSE, SOURCE, Frames
@@ -43,6 +43,7 @@ from recorder.values.schedule import day_boundaries
 from recorder.values.schema import TEXT_NULL
 from recorder.values.tables import (
     DUPLICATE,
+    FOLLOWS,
     GAP_OPEN,
     GAP_TIME,
     GAPS,
@@ -79,8 +80,9 @@ class Pipeline:
         self.revisions = Revisions(self.kernels, self.out)
         self.chains = Chains(settings, self.out)
         self.coverage = Coverage(self.out)
-        self.gaps = GapBook(self.out, self.kernels)
-        self.out.interrupted = self._interrupted
+        self.gaps = GapBook(self.out, self.kernels, self.coverage.interrupted)
+        self.out.interrupted, self.out.missed = self._interrupted, lambda *what: self.gaps.missed(*what)
+        self._counted_quotes = False  # of any feed
         self._minute = 0  # start of the minute of reception, the latest of any frame so far
         self._computed: dict[str, list[Rows]] = {}  # rows that kernels have seen, for the next block
         self._held: dict[str, Rows] = {}  # rows handed over with the next block
@@ -241,6 +243,7 @@ class Pipeline:
         kind = IDS_CONTIGUOUS if capability.trade_ids == "contiguous" else IDS_OPAQUE
         kind |= (QUOTES_NUMBERED if capability.overlap else 0) | (REVISED if capability.revisions else 0)
         self.revisions.enabled |= capability.revisions
+        self._counted_quotes |= capability.quotes_counted
         kind |= QUOTES_REMEMBERED if QUOTES.name in capability.history_channels else 0
         self._set_rules(spec.name, (kind, self._zones[zone], *_verification(capability)))
         scope = self.out.scope(spec.name, spec.connection)
@@ -255,13 +258,16 @@ class Pipeline:
         self.sources[number] = Source(spec, feed, scope, decode, partial(self._matcher.matched, number))
 
     def _set_rules(self, feed: str, rules: tuple[int, ...]) -> None:
-        """How series of a feed are treated; of those known already only what its history has can have changed."""
+        """How series of a feed are treated; of those known already only what its history has can have changed, and, by
+        another version of ours, how its channels are verified."""
         before = self._series_rules.get(feed, rules)
         self._series_rules[feed] = rules
-        if (before[0] ^ rules[0]) & QUOTES_REMEMBERED:
+        remembers, verified = (before[0] ^ rules[0]) & QUOTES_REMEMBERED, before[2:] != rules[2:]
+        if remembers or verified:
             known = self.out.series.keys[: self.kernels.state.known]
             own = [number for number, (name, _) in enumerate(known) if name == feed]
-            self.kernels.state.scalars["id_kind"][own] ^= QUOTES_REMEMBERED
+            self.kernels.state.scalars["id_kind"][own] ^= remembers
+            self.coverage.verify[own] = rules[2:]
 
     @property
     def pending(self) -> int:
@@ -328,6 +334,8 @@ class Pipeline:
             self._account(name, rows)
         if name in CHANNELS and covered:
             self.coverage.rows(name, counted)
+        if name == QUOTES.name and self._counted_quotes:
+            rows["flags"] &= ~FOLLOWS
         if name in HELD_BACK:
             repeated = (rows["flags"] & DUPLICATE) != 0
             if repeated.any():
@@ -431,4 +439,7 @@ def _verification(capability: Capability) -> list[int]:
     """How rows of each channel are verified, BY_…"""
     if capability.loss_detector == "sequence" and capability.scope == "connection":
         return [BY_SEQUENCE] * len(CHANNELS)
-    return [BY_ID if capability.trade_ids == "contiguous" and name == TRADES.name else BY_NOTHING for name in CHANNELS]
+    by = dict.fromkeys(CHANNELS, BY_NOTHING)
+    by[TRADES.name] = BY_ID if capability.trade_ids == "contiguous" else BY_NOTHING
+    by[QUOTES.name] = BY_NUMBER if capability.quotes_counted else BY_NOTHING
+    return list(by.values())

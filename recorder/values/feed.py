@@ -41,6 +41,7 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     scope: Literal["symbol", "connection", "none"]
     loss_size_known: bool
     trade_ids: Literal["contiguous", "increasing", "per_exchange_day", "opaque"]
+    quotes_counted: bool = False  # quotes of a symbol are numbered one by one: see ``Scope.counted``
     connections_max: int  # that one recorder may hold open
     symbols_per_connection_max: int
     subscribe_items_max: int  # symbols (or streams) in one subscribe message

@@ -91,10 +91,11 @@ class Bybit:
     def capability(self) -> Capability:
         return Capability(
             channels=("trades", "options") if self.market == "option" else ("trades", "quotes", "bars"),
-            loss_detector="none",
-            scope="none",
-            loss_size_known=False,
+            loss_detector="none" if self.market == "option" else "sequence",  # of quotes; trades have no order
+            scope="none" if self.market == "option" else "symbol",
+            loss_size_known=self.market != "option",
             trade_ids="opaque",
+            quotes_counted=self.market != "option",
             connections_max=CONNECTIONS_MAX,
             symbols_per_connection_max=SYMBOLS_PER_CONNECTION_MAX,
             subscribe_items_max=SUBSCRIBE_ITEMS_MAX[self.market],

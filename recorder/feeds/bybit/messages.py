@@ -121,7 +121,8 @@ class Level(Struct, array_like=True, gc=False):
 class Book(Struct, gc=False, forbid_unknown_fields=True):
     """orderbook.1. {"s":"BANDUSDT","b":[["0.6131","17.9"]],"a":[["0.6134","35.4"]],"u":24042997,"seq":209972815373}
 
-    A snapshot each time; sent again after three quiet seconds. Deltas were recorded in 2023.
+    A snapshot each time; sent again, with the same ``u``, after three quiet seconds. Deltas were recorded in 2023.
+    ``u`` is one more with each; 1 after a restart of the service.
     """
 
     s: str
@@ -214,15 +215,23 @@ class _Rows:
     def __init__(self, scope: Scope, market: BybitMarket) -> None:
         self._scope, self._market = scope, market
         self._add, self._add_option = add_trades(scope), ticker_rows(scope)
+        self._follows = scope.counted("quotes")
         self._series: dict[str, int] = {}
+        self._symbols: dict[str, str] = {}
         self._kept = scope.kept("best")  # "BTCUSDT 0" to "BTCUSDT 3": the bits of Best's floats
         self._best: dict[str, Best] = {}
 
     def _number(self, name: str) -> int:
         number = self._series.get(name)
         if number is None:
-            number = self._series[name] = self._scope.series(canonical(name, self._market))
+            number = self._series[name] = self._scope.series(self._symbol(name))
         return number
+
+    def _symbol(self, name: str) -> str:
+        symbol = self._symbols.get(name)
+        if symbol is None:
+            symbol = self._symbols[name] = canonical(name, self._market)
+        return symbol
 
     def trade(self, item: Trade, rest: str, ts_recv: int) -> None:
         self._add(
@@ -246,8 +255,10 @@ class _Rows:
         elif frame.type != "snapshot":
             raise FrameError(f"orderbook: type is {frame.type[:20]!r}")
         bid, ask = _changed(bid, item.b), _changed(ask, item.a)
-        ms = frame.ts if frame.cts is None else frame.cts
-        self._quote(item.s, ms * MILLISECOND, ts_recv, item.u, (*bid, *ask))
+        ts_event = (frame.ts if frame.cts is None else frame.cts) * MILLISECOND
+        known = ts_event if TS_EVENT_MIN <= ts_event <= ts_recv + TS_AHEAD_MAX else ts_recv
+        flags = self._follows(self._symbol(item.s), item.u, known, ts_recv)
+        self._quote(item.s, ts_event, ts_recv, item.u, (*bid, *ask), flags)
         self._keep(item.s, (*bid, *ask))
 
     def ticker(self, item: Ticker, frame: Frame, ts_recv: int) -> None:
@@ -267,10 +278,10 @@ class _Rows:
     def option(self, item: OptionTicker, frame: Frame, ts_recv: int) -> None:
         self._add_option(item, frame.ts * MILLISECOND, ts_recv)
 
-    def _quote(self, name: str, ts_event: int, ts_recv: int, sequence: int, best: Best) -> None:
+    def _quote(self, name: str, ts_event: int, ts_recv: int, sequence: int, best: Best, flags: int = 0) -> None:
         values = quoted("quote", ts_event, ts_recv, *best)
         self._scope.quotes.append(
-            ts_event, ts_recv, self._number(name), sequence, *values, TEXT_NULL, TEXT_NULL, TEXT_NULL, 0
+            ts_event, ts_recv, self._number(name), sequence, *values, TEXT_NULL, TEXT_NULL, TEXT_NULL, flags
         )
 
     def _known(self, name: str) -> Best | None:
