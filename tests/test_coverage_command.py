@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from recorder.commands import coverage
+from recorder.commands import coverage, gaps
 from recorder.commands.load import Load, make_sink
 from recorder.core.frames import SOURCE, TEXT, frames_from_list
 from recorder.core.pipeline import Pipeline
@@ -75,6 +75,8 @@ def test_on_a_screen_it_reads_as_a_table_with_the_holes_below(covered, capsys):
     assert "99.3333%" in text
     assert "ids missing in the stream" in text
     assert "no loss" not in text
+    assert "repaired  " not in text.partition("\n\n")[0], "a column of zeros"
+    assert text.endswith("\n\ntrades: 99.5833% complete, 3 missing (2 series)\n")
     assert call(covered.config, "coverage", "--day", "2024-02-01", "--feed", "cov") == 0
     assert "nothing was recorded on 2024-02-01" in capsys.readouterr().out
 
@@ -85,7 +87,60 @@ def test_rows_that_vanish_from_the_table_are_told(covered, capsys):
     coverage._print_channels("2024-01-01", [full | rows[0]])
     text = capsys.readouterr().out
     assert "3 (differs)" in text
-    assert "unproven, no loss" in text
+    assert "unproven: the provider sends no ids that could prove completeness; that is no loss" in text
+
+
+def channel_of(symbol: str, channel: str, **counts: int) -> dict[str, object]:
+    return {"feed": "f", "symbol": symbol, "channel": channel, **dict.fromkeys(coverage.COUNTS, 0), **counts}
+
+
+def test_the_day_in_a_line_tells_what_is_proven_from_what_nothing_can_prove():
+    rows = [
+        channel_of("*", "connection", missing=2),
+        channel_of("A", "trades", received=99, verified=95, unverifiable=1, missing=6, repaired=3),
+        channel_of("B", "trades", received=100, verified=100),
+        channel_of("C", "trades", received=9, unverifiable=9),
+        channel_of("A", "quotes", received=9, unverifiable=9),
+        channel_of("B", "quotes", received=9, unverifiable=9),
+    ]
+    assert coverage.verdict(rows) == (
+        "trades: 98.0198% complete, 3 missing (2 series); trades: unproven (C of f); quotes: unproven (2 series)"
+    )
+    assert coverage.verdict(rows[:1]) == ""
+
+
+def of_kind(kind: str, status: str | None, gaps: int, missing: int | None, recovered: int, s: float = 0) -> dict:
+    return {
+        "feed": "f", "kind": kind, "status": status, "gaps": gaps, "missing": missing, "recovered": recovered,
+        "span_ns": round(s * SECOND),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sums", "said"),
+    [
+        ([of_kind("time", None, 3, None, 0, 900)], "✓ no row is known to be missing"),
+        ([of_kind("trade_id", "repaired", 2, 25, 25)], "✓ 2 gaps: 2 repaired; 25 of 25 ids recovered"),
+        (
+            [
+                of_kind("disconnect", None, 3, None, 0, 12.07), of_kind("disconnect", "repaired", 4, None, 1000, 12),
+                of_kind("trade_id", "open", 1, 4, 1), of_kind("trade_id", "partial", 1, 10, 6),
+                of_kind("trade_id", "unrepairable", 1, 1200, 0), of_kind("sequence", None, 1, 9, 0),
+            ],
+            "✗ 7 gaps: 4 repaired, 1 open, 2 given up; 7 of 1,214 ids recovered; 3 outages of connections, 12.1 s in "
+            "all",
+        ),
+    ],
+)  # fmt: skip
+def test_the_gaps_of_a_day_in_a_line(sums, said, capsys):
+    assert gaps.verdict(sums) == said
+    gaps._print("2024-01-01", [], sums)
+    assert capsys.readouterr().out.endswith(f"\n\n{said}\n")
+
+
+def test_a_share_is_said_to_be_all_only_when_it_is():
+    shares = [1.0, 0.99999999, 0.5, 0.0, 599 / 600]
+    assert [coverage.percent(share) for share in shares] == ["100.0000%", "99.9999%", "50.0000%", "0.0000%", "99.8333%"]
 
 
 @pytest.mark.parametrize("value", ["x' OR 1=1 --", "", "a;b", "é" * 200])
@@ -101,6 +156,29 @@ def test_clean_trades_leave_out_the_minutes_touched_by_a_gap(covered):
         {"symbol": "BTC-USDT", "n": TRADES - 2 * minute_trades},
         {"symbol": "ETH-USDT", "n": TRADES},
     ]
+
+
+def test_a_gap_within_another_lets_nothing_of_the_other_back_in(covered):
+    """As two recorders of one feed leave them: each its own, of any extent, also of the whole connection."""
+    sql = covered.server.sql
+    sql.execute(
+        "INSERT INTO trades (ts_event, ts_recv, feed, symbol, trade_id, price, size, flags) "
+        "SELECT dateadd('s', x::int - 1, '2024-01-03'::timestamp)::timestamp_ns, now(), 'two', 'A', x, 1.0, 1.0, 0 "
+        "FROM long_sequence(1200)"
+    )
+    for start, end, symbol, channel in (
+        ("00:01:30", "00:04:30", "A", "trades"), ("00:02:10", "00:02:20", "A", "trades"),
+        ("00:10:30", "00:14:30", "*", "*"), ("00:12:10", "00:12:20", "*", "*"),
+    ):  # fmt: skip
+        sql.execute(
+            "INSERT INTO gaps (ts_event, ts_recv, feed, symbol, channel, kind, from_id, span_ns, cause, status, "
+            f"recovered) SELECT '2024-01-03T{end}.000000Z'::timestamp::timestamp_ns, now(), 'two', '{symbol}', "
+            f"'{channel}', 'trade_id', 1, datediff('s', '2024-01-03T{start}'::timestamp, "
+            f"'2024-01-03T{end}'::timestamp) * 1000000000L, 'lost', 'unrepairable', 0"
+        )
+    covered.server.wait_applied("trades", "gaps")
+    rows = sql.rows("SELECT DISTINCT timestamp_floor('m', ts_event) m FROM trades_clean WHERE feed = 'two' ORDER BY m")
+    assert [int(row["m"][14:16]) for row in rows] == [0, *range(5, 10), *range(15, 20)]
 
 
 def test_the_ledger_by_minute_adds_up_to_the_day(covered):

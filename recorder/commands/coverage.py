@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from recorder.shell.database.sql_client import SqlClient
     from recorder.values.config import Config
 
+SELDOM = ("repaired", "duplicate", "late", "rejected")  # columns that are left out where there is nothing in them
 HOLES_SHOWN_MAX = 20  # of a day, on a screen; --json has all
 STORED = ("trades", "quotes", "bars")  # channels that are tables: what was counted is held against what is stored
 COUNTS = ("received", "verified", "unverifiable", "missing", "repaired", "duplicate", "late", "rejected")
@@ -25,7 +27,7 @@ size of a loss is not known). What cannot be verified never counts as verified: 
 as it was known to be missing, so of trades without ids and of quotes not. All this is of what was
 received and of repairs, not of the past that `recorder backfill` asks for. stored is counted in the
 table itself, backfills included; where it cannot come of what was received, the line says so. Below stand
-the minutes in which something is missing.
+the minutes in which something is missing, and last the day in a line.
 """
 
 
@@ -54,6 +56,8 @@ def run(args: argparse.Namespace, config: Config) -> int:
         return 0
     _print_channels(args.day, channels)
     _print_holes(missing)
+    if said := verdict(channels):
+        print(f"\n{said}")
     return 0
 
 
@@ -96,18 +100,47 @@ def completeness(counts: Mapping[str, int]) -> float | None:
     return (counts["verified"] + min(counts["missing"], counts["repaired"])) / expected if expected else None
 
 
+def _unproven(row: Mapping[str, Any]) -> bool:
+    return bool(row["unverifiable"]) and not row["verified"] and not row["repaired"] and not row["missing"]
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    return "unproven" if _unproven(row) else "–" if row["completeness"] is None else percent(row["completeness"])
+
+
+def verdict(rows: list[dict[str, Any]]) -> str:
+    """The day in a line: ``trades: 99.8037% complete, 2 missing (6 series); quotes: unproven (6 series)``."""
+    sentences = []
+    for channel in dict.fromkeys(row["channel"] for row in rows if row["symbol"] != "*"):
+        own = [row for row in rows if row["channel"] == channel and row["symbol"] != "*"]
+        for proven in (True, False):
+            part = [row for row in own if _unproven(row) != proven]
+            if not part:
+                continue
+            total = {name: sum(row[name] for row in part) for name in COUNTS}
+            left = sum(max(0, row["missing"] - row["repaired"]) for row in part)
+            said = f"{_share(total | {'completeness': completeness(total)})} complete, {left:,} missing"
+            series = f"{len(part):,} series" if len(part) > 1 else f"{part[0]['symbol']} of {part[0]['feed']}"
+            sentences.append(f"{channel}: {said if proven else 'unproven'} ({series})")
+    return "; ".join(sentences)
+
+
+def percent(share: float) -> str:
+    """``99.9999%``, cut off and not rounded: 100 % is all of it."""
+    return f"{math.floor(share * 1e6) / 1e6:.4%}"
+
+
 def _print_channels(day: str, rows: list[dict[str, Any]]) -> None:
-    shown = ("minutes", *COUNTS, "stored", "completeness")
+    counts = [name for name in COUNTS if name not in SELDOM or any(row[name] for row in rows)]
+    shown = ("completeness", "minutes", *counts, "stored")
     lines = []
     for row in rows:
-        cells = [number(row[name]) for name in shown[:-1]]
-        share = "–" if row["completeness"] is None else f"{row['completeness']:.4%}"
+        cells = [number(row[name]) for name in shown[1:]]
         cells[-1] += "" if row["agrees"] else " (differs)"
-        lines.append((row["feed"], row["symbol"], row["channel"], *cells, share))
+        lines.append((row["feed"], row["symbol"], row["channel"], _share(row), *cells))
     show(f"coverage of {day} (UTC)", ("feed", "symbol", "channel", *shown), lines, shown)
-    if any(row["unverifiable"] and not row["verified"] for row in rows):
-        print("where nothing is verified the provider sends no ids that could prove completeness: it is unproven, "
-              "no loss")  # fmt: skip
+    if any(_unproven(row) for row in rows):
+        print("unproven: the provider sends no ids that could prove completeness; that is no loss")
     if any(not row["agrees"] for row in rows):
         print("(differs): more or fewer rows are stored than were received: rows of a minute not over yet, or of "
               "another recorder; `recorder rebuild` compares them one by one")  # fmt: skip
@@ -115,7 +148,7 @@ def _print_channels(day: str, rows: list[dict[str, Any]]) -> None:
 
 def _print_holes(rows: list[dict[str, Any]]) -> None:
     if not rows:
-        print("no minute in which anything is known to be missing")
+        print("\nno minute in which anything is known to be missing")
         return
     lines = [
         (

@@ -111,12 +111,14 @@ def _print_json(report: dict[str, Any]) -> None:
 
 def _print(report: dict[str, Any]) -> None:
     """Totals; the steps were told while they happened."""
+    from recorder.commands.coverage import percent
+
     total = report["total"]
     print(
         f"\n{'✓' if report['passed'] else '✗'} {total['sent']:,} trades happened, {total['stored']:,} stored, "
         f"{total['lost']} lost, {total['doubled']} doubled, values {'equal' if total['values_equal'] else 'DIFFERENT'}"
     )
     gaps = ", ".join(f"{count} {status}" for status, count in report["gaps"].items()) or "none"
-    print(f"gaps: {gaps}; completeness {report['completeness']:.4%} by the coverage ledger")
+    print(f"gaps: {gaps}; completeness {percent(report['completeness'])} by the coverage ledger")
     if not report["passed"]:
         print(f"the recorder's log: {report['log']} (with --keep it stays)", file=sys.stderr)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from recorder.commands import filters
 from recorder.commands.listing import choice, number, show
+from recorder.values.tables import GAP_STATUSES
 
 if TYPE_CHECKING:
     from recorder.shell.database.sql_client import SqlClient
@@ -16,8 +18,9 @@ SHOWN_MAX = 200  # on a screen; --json has all
 COLUMNS = ("ts_event", "feed", "symbol", "channel", "kind", "from_id", "to_id", "missing", "recovered", "span_ns")
 
 DESCRIPTION = """\
-Gaps of a day, the newest last. Status: open (being repaired), repaired (complete; without ids,
-as quotes are: all that history has, which nothing verifies), partial and unrepairable (given up;
+Gaps of a day, the newest last, and the day in a line: ✗ where some are open or given up. Status:
+open (being repaired, or its feed is not recorded now), repaired (complete; without ids, as quotes
+are: all that history has, which nothing verifies), partial and unrepairable (given up;
 the cause says why), – (a note: an outage of a whole connection, or a time without trades; what it
 cost stands in gaps of its own). A gap's time is that of the first event after it, of an outage
 that of the reopening.
@@ -57,9 +60,9 @@ def listed(client: SqlClient, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def totals(client: SqlClient, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """How many of each kind and status, and their ids."""
+    """How many of each kind and status, their ids, and for how long."""
     return client.rows(
-        "SELECT feed, kind, status, count() gaps, sum(missing) missing, sum(recovered) recovered "
+        "SELECT feed, kind, status, count() gaps, sum(missing) missing, sum(recovered) recovered, sum(span_ns) span_ns "
         f"FROM gaps WHERE {filters.where(args)} ORDER BY feed, kind, status"
     )
 
@@ -72,7 +75,7 @@ def _print(day: str, gaps: list[dict[str, Any]], sums: list[dict[str, Any]]) -> 
     rows = [
         (
             gap["ts_event"][11:23], gap["feed"], gap["symbol"], gap["channel"], gap["kind"], _ids(gap),
-            number(gap["missing"]), number(gap["recovered"]), f"{gap['span_ns'] / 1e9:.3f}", gap["status"] or "–",
+            number(gap["missing"]), _recovered(gap), f"{gap['span_ns'] / 1e9:.3f}", gap["status"] or "–",
             gap["cause"],
         )
         for gap in shown
@@ -82,11 +85,39 @@ def _print(day: str, gaps: list[dict[str, Any]], sums: list[dict[str, Any]]) -> 
     lines = [
         (
             each["feed"], each["kind"], each["status"] or "–", number(each["gaps"]), number(each["missing"]),
-            number(each["recovered"]),
+            _recovered(each),
         )
         for each in sums
     ]  # fmt: skip
     show("", ("feed", "kind", "status", "gaps", "missing", "recovered"), lines, right)
+    print(f"\n{verdict(sums)}")
+
+
+def verdict(sums: list[dict[str, Any]]) -> str:
+    """The day in a line: ``✗ 98 gaps: 96 repaired, 2 given up; 25 of 27 ids recovered; 3 outages of 12.1 s in all``."""
+
+    def total(name: str, chosen: Callable[[dict[str, Any]], bool]) -> int:
+        return sum(each[name] or 0 for each in sums if chosen(each))
+
+    counted = {status: total("gaps", lambda each: each["status"] == status) for status in GAP_STATUSES}  # noqa: B023
+    given_up = counted["partial"] + counted["unrepairable"]
+    parts = [f"{sum(counted.values()):,} gaps: {counted['repaired']:,} repaired"]
+    parts += [f"{counted['open']:,} open"] if counted["open"] else []
+    parts += [f"{given_up:,} given up"] if given_up else []
+    sentences = [", ".join(parts) if any(counted.values()) else "no row is known to be missing"]
+    if missing := total("missing", lambda each: each["status"] is not None):
+        recovered = total("recovered", lambda each: each["status"] is not None and each["missing"] is not None)
+        sentences.append(f"{recovered:,} of {missing:,} ids recovered")
+    outages = total("gaps", lambda each: each["kind"] == "disconnect" and each["status"] is None)
+    if outages:
+        lasted = total("span_ns", lambda each: each["kind"] == "disconnect" and each["status"] is None)
+        sentences.append(f"{outages:,} outages of connections, {lasted / 1e9:,.1f} s in all")
+    return f"{'✗' if counted['open'] or given_up else '✓'} {'; '.join(sentences)}"
+
+
+def _recovered(of: dict[str, Any]) -> str:
+    """A note recovers nothing: what it cost stands elsewhere."""
+    return number(of["recovered"] if of["status"] else None)
 
 
 def _ids(gap: dict[str, Any]) -> str:
