@@ -26,7 +26,7 @@ from recorder.values.errors import DatabaseError, RecorderError
 
 FEED = "drill"
 PREFIX = "drill_"  # of its tables
-START_TIMEOUT_S = 60.0  # of the recorder process, and of its first rows
+START_TIMEOUT_S = 300.0  # of the recorder process; the first one of an installation compiles for a minute or two
 RECOVER_TIMEOUT_S = 90.0  # after a fault has ended: half a minute of judging a silence, twice over, and repair
 DETECT_TIMEOUT_S = 60.0
 POLL_S = 0.1
@@ -70,6 +70,7 @@ class Drill:
         with ExitStack() as proxies:
             async with self.simulator:
                 self._configure(proxies)
+                self.say("starting an exchange and a recorder (the first time: compiling kernels, a minute or two) …")
                 try:
                     await self._start()
                     steps = [await self._step(*fault) for fault in self._faults()]
@@ -173,9 +174,11 @@ class Drill:
             )  # fmt: skip
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self.simulator.clients(self.provider):
-            if self._process.returncode is not None or time.monotonic() > deadline:
-                said = (self.folder / "stderr").read_text(errors="replace")[-2000:]
-                raise RecorderError(f"the recorder of the drill did not start:\n{said}")
+            status = self._process.returncode
+            if status is not None or time.monotonic() > deadline:
+                why = f"ended with status {status}" if status is not None else f"not connected in {START_TIMEOUT_S:g} s"
+                said = (self.folder / "stderr").read_text(errors="replace")[-2000:].strip()
+                raise RecorderError(f"the recorder of the drill did not start: {why}; it said: {said or 'nothing'}")
             await asyncio.sleep(POLL_S)
 
     async def _stop(self) -> None:
