@@ -230,9 +230,16 @@ def test_a_peer_that_does_not_even_answer_the_close_is_left_in_time(
 @pytest.mark.parametrize("direction", ["down", "both"])
 @pytest.mark.parametrize("rule", ["silence", "ping"])
 def test_a_half_open_socket_is_noticed_by_the_endpoints_rules_and_replaced(
-    journal: Journal, rule: str, direction: str
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, rule: str, direction: str
 ) -> None:
     """Bytes stop without an end: the first connection through the proxy is stalled, the next one is not."""
+    codes, on_closed = [], sessions.Session.on_closed
+
+    def noted(self: Any, now: int, reason: str, retry_after_ns: int = 0, code: int = 0) -> int:
+        codes.append(code)
+        return on_closed(self, now, reason, retry_after_ns, code)
+
+    monkeypatch.setattr(sessions.Session, "on_closed", noted)
     rules = {"silence_ns": 300 * MILLISECOND, "ping_ns": 0}
     if rule == "ping":
         rules = {"silence_ns": 600 * SECOND, "ping_ns": 200 * MILLISECOND}
@@ -252,7 +259,12 @@ def test_a_half_open_socket_is_noticed_by_the_endpoints_rules_and_replaced(
                     frames = c.frames
                     await reached(lambda: c.frames > frames + 20)
         words = "nothing received for" if rule == "silence" else "no pong and nothing else"
-        assert words in told.lines[1][2]["reason"]
+        assert told.lines[1][2]["reason"].count(words) == 1
+        cause = payloads(journal, CLOSED)[0].decode()
+        assert cause.startswith("ws://127.0.0.1:"), "no code: the provider has not said anything"
+        assert cause.count(words) == 1
+        assert not cause.endswith("; reconnect")
+        assert codes == [0, 0], "a provider that goes away is connected to at once, a dead one as after any loss"
         assert told.events == ["feed.connected", "feed.disconnected", "feed.connected"]
         ids = match_ids(journal)
         assert len(ids) == len(set(ids))

@@ -228,8 +228,10 @@ class Link:
 
     def on_close(self, code: int, reason: str, error: Exception | None) -> None:
         words = f"{code or ''} {reason or CLOSE_CODE_EXPLANATIONS.get(code, '')}".strip()  # 0: no WebSocket
-        words = self.given_up or (words if error is None else f"{words} ({error})".strip())
-        self.code = 0 if self.given_up else code
+        why = "" if error is None else str(error).removesuffix("; reconnect")  # which is what is done
+        ours = bool(reason) and reason in why  # the client has found it dead: code and reason are what it said itself
+        words = self.given_up or (why if ours else f"{words} ({why})".strip() if why else words)
+        self.code = 0 if self.given_up or ours else code
         if self._source >= 0:
             with contextlib.suppress(JournalFull):  # told by the journal; it may be why the connection is closed
                 self.journal.append(self._source, CLOSED, time.time_ns(), words.encode())
