@@ -32,7 +32,7 @@ from recorder.shell.simulator import Simulator
 from recorder.values.config import KernelsConfig
 from recorder.values.errors import FrameError, Limited
 from recorder.values.feed import SECOND, Capability, FeedSpec, HttpRequest, HttpResponse, Poll
-from recorder.values.tables import BARS, FEED_EVENTS, REJECTED
+from recorder.values.tables import BARS, FEED_EVENTS, GAP_KINDS, GAPS, REJECTED
 
 SECRET = "s3cret/of the+test"
 WAIT_S = 20.0
@@ -150,7 +150,7 @@ class Rig:
         self.observed: list[str] = []  # reasons in feed_events
 
     def observe(self, table: Any, rows: Any) -> None:
-        self.observed += [row[4] for row in rows]
+        self.observed += [row[4] for row in rows if table is FEED_EVENTS]
         self.journal.append(0xFFFF, OBSERVED, time.time_ns(), observations.encode(table, rows))
 
     def run(self, *steps: Callable[[], bool] | Callable[[], None]) -> None:
@@ -207,9 +207,9 @@ def rig(journal: Journal, server: Server) -> Callable[..., Rig]:
 
 def test_every_poll_is_asked_on_its_schedule_and_its_answers_become_rows(rig: Callable[..., Rig]) -> None:
     r = rig("AAA", "BBB", every_s="0.2")
+    began = time.monotonic()
     r.run(lambda: min(len(r.server.times("AAA")), len(r.server.times("BBB"))) >= 4)
-    times = r.server.times("AAA")
-    assert all(0.1 < after - before < 1.0 for before, after in pairwise(times))
+    assert all(at - began >= 0.2 * number for number, at in enumerate(r.server.times("AAA")))
     assert all("apikey=s3cret%2Fof%20the%2Btest" in path for _, path in r.server.asked)
     kept = r.kept()
     assert {answer.key for answer, _ in kept} == {"AAA", "BBB"}
@@ -345,6 +345,28 @@ def test_a_server_that_fails_is_asked_again_after_longer_and_longer_pauses_told_
     assert told[0] == "poll.failed"
     assert "poll.resumed" in told
     assert r.poller.ready
+
+
+def test_the_time_in_which_a_provider_or_one_of_its_polls_did_not_answer_is_a_gap_with_its_cause(
+    rig: Callable[..., Rig], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "DOWN_FIRST_S", 0.05)
+    monkeypatch.setattr(polling, "FAILED_FIRST_S", 0.05)
+    r = rig("AAA", every_s="0.05")
+    server.replies["*"] = [
+        (200, {}, b"[]"), *[(503, {}, b"no")] * 3, (200, {}, b"[]"), *[(200, {}, b'"unknown symbol"')] * 2
+    ]  # fmt: skip
+    began = time.time_ns()
+    r.run(lambda: len(server.asked) >= 9 and r.poller.ready)
+    gaps, pipeline = r.fold()[GAPS.name], r.pipeline
+    causes = [pipeline.out.texts.name(cause) for cause in gaps["cause"].tolist()]
+    assert causes == ["AAA: HTTP 503 no", 'AAA: the provider says "unknown symbol"']
+    assert {pipeline.out.series.keys[series] for series in gaps["series"].tolist()} == {("f", "*")}
+    assert {GAP_KINDS[kind - 1] for kind in gaps["kind"].tolist()} == {"disconnect"}
+    for gap in gaps:
+        assert gap["status"] == 0, "a note: nobody can be asked for what was not asked then"
+        assert began < gap["ts_event"] - gap["span_ns"] < gap["ts_event"] < time.time_ns()
+    assert gaps["span_ns"][0] > 0.07 * SECOND, "from the first of three that failed on"
 
 
 def test_a_server_that_is_gone_or_silent_is_asked_again(

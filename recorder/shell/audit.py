@@ -10,10 +10,11 @@ from recorder.core.audit import NOT_DELIVERING, NOT_REQUESTED, Audit, Finding
 from recorder.shell.link import Link
 from recorder.values.feed import HOUR, SECOND, Capability, FeedSpec, Key, Renew
 from recorder.values.schema import Table
-from recorder.values.tables import FEED_EVENTS, QUALITY_EVENTS
+from recorder.values.tables import FEED_EVENTS, GAPS, QUALITY_EVENTS
 
 AUDIT_S = 60.0
 PATIENCE_NS = 30 * SECOND  # for what was subscribed to again to deliver
+CAUSE_CHARS_MAX = 200  # of a gap: QuestDB keeps every distinct one as a symbol
 RENEW_EVERY_NS = HOUR  # a connection is replaced for a silent subscription at most this often: it may be the provider's
 
 Rows = Callable[[str, Iterable[Key]], Mapping[Key, int] | None]
@@ -21,7 +22,7 @@ Observe = Callable[[Table, Iterable[Sequence[Any]]], None]
 
 
 class Reporter:
-    """Rows of feed_events and quality_events about one connection: never two at one time, they would be one."""
+    """Rows of feed_events, quality_events and gaps about one connection: never two at one time, they would be one."""
 
     def __init__(self, spec: FeedSpec, observe: Observe | None) -> None:
         self._feed, self._connection, self._observe = spec.name, spec.connection, observe
@@ -37,6 +38,16 @@ class Reporter:
         if self._observe is not None:
             row = (self._now(), symbol, self._feed, check, "warning", value, threshold, message)
             self._observe(QUALITY_EVENTS, [row])
+
+    def outage(self, since: int, cause: str) -> None:
+        """A note in gaps: nothing was received from ``since``, ns, until now."""
+        if self._observe is not None:
+            now, unknown = self._now(), (None, None, None)
+            row = (
+                now, now, (self._feed, "*"), "*", "disconnect", *unknown, max(0, now - since), cause[:CAUSE_CHARS_MAX],
+                None, 0,
+            )  # fmt: skip
+            self._observe(GAPS, [row])
 
     def _now(self) -> int:
         self._last = max(self._last + 1, time.time_ns())

@@ -57,6 +57,7 @@ class Asked:
     due: float
     failures: int = 0  # in a row
     problem: str = ""
+    since: int = 0  # when it began, ns
 
 
 class Poller:
@@ -96,6 +97,7 @@ class Poller:
         self._failures = 0  # of the provider, in a row
         self._announced = False  # that it answers
         self._told = ""  # the event told last of a problem of the provider
+        self._since = 0  # when that began, ns
         self._asking: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._stopping = False
@@ -260,7 +262,16 @@ class Poller:
             self._log.info("feed.connected", feed=self.spec.name, connection=self.spec.connection, polls=self.polls)
         self._announced = True
         self._failures = asked.failures = 0
-        self.problem = asked.problem = ""
+        self._is_back()
+        if asked.problem:
+            self._report.outage(asked.since, f"{asked.poll.key}: {asked.problem}")
+            asked.problem = ""
+
+    def _is_back(self) -> None:
+        """The provider answers: for how long it did not is a gap."""
+        if self.problem:
+            self._report.outage(self._since, self.problem)
+        self.problem = ""
 
     def _limited(self, asked: Asked, reason: str, asked_s: float | None) -> None:
         """The provider wants a pause from all who ask it; the poll is the next then."""
@@ -280,12 +291,14 @@ class Poller:
     def _failed(self, asked: Asked, reason: str) -> None:
         """This poll alone."""
         self.pace.answered()
-        self._failures, self.problem = 0, ""
+        self._is_back()
+        self._failures = 0
         asked.failures += 1
         most_s = max(FAILED_MAX_S, asked.poll.every_ns / SECOND)
         wait_s = self._backoff(asked.failures, max(FAILED_FIRST_S, asked.poll.every_ns / SECOND), most_s)
         asked.due = time.monotonic() + wait_s
         if asked.problem != reason:
+            asked.since = asked.since if asked.problem else time.time_ns()
             asked.problem = reason
             self._say("poll.failed", f"{asked.poll.key}: {reason}", wait_s)
 
@@ -296,6 +309,7 @@ class Poller:
     def _tell(self, event: str, reason: str, wait_s: float) -> None:
         """A problem of the provider: once for each kind, until it answers again."""
         told, self.problem = self.problem, reason
+        self._since = self._since if told else time.time_ns()
         if not told or event != self._told:
             self._told = event
             self._say(event, reason, wait_s)
