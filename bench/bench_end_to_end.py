@@ -43,7 +43,7 @@ COUNT_PAUSE_S = 0.02  # between looks at the count while it must not matter
 PACED_S = 10.0
 PACED_WARM_S = 3.0
 HOUR_TRADES = 3_600_000  # an hour at 1,000 trades/s
-HOUR_RATE = 120_000  # trades/s at which it is replayed: what a busy machine too keeps up with, or latency says nothing
+HOUR_RATE = 40_000  # trades/s at which it is replayed: far below what is kept up with, or a queue's latency is measured
 CRYPTOFEED_TRADES = 300_000
 CRYPTOFEED_WARM_TRADES = 30_000
 NAMES = {1: "binance_agg", 20: "kraken"}
@@ -174,10 +174,10 @@ def test_latency(benchmark: Any, install: Install, tmp_path: Path, scale: float,
 
 
 def test_memory_over_an_hour(benchmark: Any, install: Install, scale: float) -> None:
-    """An hour of 1,000 trades/s in half a minute: how memory and latency grow after the first third.
+    """An hour of 1,000 trades/s in a minute and a half: how memory and latency grow after the first third.
 
-    Latency is that of the recorder's own ledger, seconds of the table ``latency``; all else that a recorder does
-    (coverage, audits, repair) is on, as shipped.
+    What grows with what is recorded shows; what would with time alone does not. Latency is that of the recorder's
+    own ledger, seconds of the table ``latency``; all else that a recorder does (coverage, audits, repair) is on.
     """
     installation = install(NAMES[20])
     process = installation.start()
@@ -190,21 +190,26 @@ def test_memory_over_an_hour(benchmark: Any, install: Install, scale: float) -> 
     later = memory[memory[:, 0] > first + (ended - first) // 3]
     seen = np.array(watch.seen)
     rows = np.interp(later[:, 0], seen[:, 1], seen[:, 0])
-    slope = float(np.polyfit(rows / 1e6, later[:, 1] / 1e6, 1)[0]) if len(later) > 2 else float("nan")
     installation.stop()
     seconds = installation.query("select \"count\", p50 from latency where stage = 'total' order by ts_event")
     passed, p50 = np.cumsum([row[0] for row in seconds]), np.array([row[1] for row in seconds])
     steady = passed > trades // 3
-    drift = float(np.polyfit(passed[steady] / 1e6, p50[steady] / 1e6, 1)[0]) if sum(steady) > 2 else float("nan")
     benchmark.extra_info |= {
         "trades": trades,
         "trades_per_s": round(trades / (ended - first) * 1e9),
         "rss_mb": round(int(memory[:, 1].max()) / 1e6, 1),
         "private_mb": round(int(memory[:, 2].max()) / 1e6, 1),
-        "rss_growth_mb_per_hour": round(slope * HOUR_TRADES / 1e6, 1),
+        "rss_growth_mb_per_hour": round(slope(rows, later[:, 1]) * HOUR_TRADES / 1e6, 1),
         "latency_p50_ms": round(float(np.median(p50[steady])) / 1e6, 2),
-        "latency_growth_ms_per_hour": round(drift * HOUR_TRADES / 1e6, 2),
+        "latency_growth_ms_per_hour": round(slope(passed[steady], p50[steady]) * HOUR_TRADES / 1e6, 2),
     }
+
+
+def slope(x: np.ndarray, y: np.ndarray) -> float:
+    """The median of the slopes between all pairs (Theil, Sen): some bad seconds of a busy machine do not move it."""
+    i, j = np.triu_indices(len(x), 1)
+    apart = x[j] != x[i]
+    return float(np.median((y[j] - y[i])[apart] / (x[j] - x[i])[apart])) if apart.any() else float("nan")
 
 
 def test_start_to_first_row(benchmark: Any, install: Install, tmp_path: Path) -> None:
