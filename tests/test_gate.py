@@ -6,37 +6,56 @@ import asyncio
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_connection import Told, coinbase, feed_of, reached, simulator
 
 from recorder.core import gate as gates
-from recorder.core.gate import BANNED_HOLD_NS, HOLD_NS_MAX, LIMITED_HOLD_NS, SPACING_NS, Gate
+from recorder.core.frames import SENT
+from recorder.core.gate import BANNED_HOLD_NS, HOLD_NS_MAX, LIMITED_HOLD_NS, Gate
 from recorder.shell.connection import Connection
 from recorder.shell.journal import Journal
-from recorder.values.feed import HOUR, MINUTE, SECOND
+from recorder.shell.simulator import Simulator
+from recorder.values.feed import HOUR, MINUTE, SECOND, FeedSpec
+
+EIGHT = 8.0  # connects a second
 
 
-@given(asks=st.lists(st.integers(0, 20), min_size=1, max_size=200), most=st.integers(1, 60))
-def test_no_minute_sees_more_connects_than_allowed_whoever_asks(asks, most):
+@given(
+    asks=st.lists(st.integers(0, 20), min_size=1, max_size=200), most=st.integers(1, 60), a_second=st.integers(1, 10)
+)
+def test_no_minute_and_no_second_sees_more_connects_than_allowed_whoever_asks(asks, most, a_second):
     gate, now, connects = Gate(), 0, []
     for ask_s in asks:
         now += ask_s * SECOND
-        while (wait := gate.wait_ns(now, most)) > 0:
+        while (wait := gate.wait_ns(now, most, a_second)) > 0:
             now += wait
         gate.connecting(now)
         connects.append(now)
-    for i, at in enumerate(connects):
+    for at in connects:
         assert sum(at <= other < at + MINUTE for other in connects) <= most
-        assert i == 0 or at - connects[i - 1] >= SPACING_NS
+        assert sum(at <= other < at + SECOND - a_second for other in connects) <= a_second
+
+
+@given(asks=st.lists(st.integers(0, 2 * SECOND), min_size=1, max_size=100), a_second=st.integers(1, 50))
+def test_no_second_sees_more_messages_than_allowed_whoever_sends_them(asks, a_second):
+    gate, now, sent = Gate(), 0, []
+    for ask_ns in asks:  # each as another connection would: without waiting for the one before
+        now += ask_ns
+        sent.append(now + gate.send_wait_ns(now, a_second))
+    assert sent == sorted(sent)
+    for at in sent:
+        assert sum(at <= other < at + SECOND - a_second for other in sent) <= a_second
+    assert Gate().send_wait_ns(now, a_second) == 0  # of another provider
 
 
 @given(asks=st.lists(st.integers(0, 59), min_size=1, max_size=59))
 def test_who_stays_below_the_limit_does_not_wait(asks):
     gate = Gate()
     for second in sorted(set(asks)):
-        assert gate.wait_ns(second * SECOND, 60) == 0
+        assert gate.wait_ns(second * SECOND, 60, EIGHT) == 0
         gate.connecting(second * SECOND)
 
 
@@ -55,10 +74,10 @@ def test_who_stays_below_the_limit_does_not_wait(asks):
 def test_a_refusal_holds_back_all_connections_of_the_provider(status, retry_after_ns, hold_ns):
     gate = Gate()
     assert gate.refused(0, status, retry_after_ns) == hold_ns
-    assert gate.wait_ns(0, 60) == hold_ns
-    assert gate.wait_ns(hold_ns, 60) == 0
+    assert gate.wait_ns(0, 60, EIGHT) == hold_ns
+    assert gate.wait_ns(hold_ns, 60, EIGHT) == 0
     assert gate.refused(hold_ns // 2, status, 0) >= 0
-    assert gate.wait_ns(0, 60) >= hold_ns  # a later, shorter word does not shorten it
+    assert gate.wait_ns(0, 60, EIGHT) >= hold_ns  # a later, shorter word does not shorten it
 
 
 def test_a_refused_connection_makes_the_others_of_its_provider_wait(tmp_path: Path) -> None:
@@ -83,6 +102,39 @@ def test_a_refused_connection_makes_the_others_of_its_provider_wait(tmp_path: Pa
         assert told.lines[0][2]["retry_s"] >= 2
 
     asyncio.run(run())
+
+
+def test_connections_of_a_provider_that_counts_messages_by_address_take_turns_to_send(tmp_path: Path) -> None:
+    """Three connections with two messages each, at twenty a second: the sixth leaves a quarter of a second after the
+    first."""
+
+    async def run() -> list[int]:
+        gate, told, tasks = Gate(), Told(), []
+        with Journal.open(tmp_path / "journal") as journal:
+            async with Simulator(["deribit"], symbols=["BTC-USD-PERP"], total=0) as place:
+                for i in range(3):
+                    spec = FeedSpec(
+                        name="d", provider="deribit", symbols=("BTC-USD-PERP",), url=place.url("deribit"), connection=i
+                    )
+                    feed = feed_of(spec)
+                    capability = msgspec.structs.replace(
+                        feed.capability(), sends_per_second_max=20.0, connects_per_second_max=1e6
+                    )
+                    assert capability.sends_shared
+                    feed.capability = lambda capability=capability: capability
+                    connection = Connection(spec, feed, journal, lambda: None, told, gate=gate)
+                    tasks.append((connection, asyncio.create_task(connection.run())))
+                await reached(lambda: all(connection.ready for connection, _ in tasks))
+                for connection, task in tasks:
+                    await connection.stop()
+                    await task
+            frames = journal.read(journal.begin)
+            assert frames is not None
+            return sorted(frames.ts_recv[i].item() for i in range(frames.count) if frames.kinds[i] == SENT)
+
+    sent = asyncio.run(run())
+    assert len(sent) == 6
+    assert sent[-1] - sent[0] >= 0.24 * SECOND
 
 
 def test_what_is_remembered_is_bounded():

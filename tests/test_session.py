@@ -68,6 +68,14 @@ def test_a_subscription_never_acknowledged_is_given_up():
     assert isinstance(session.on_timer(5 * SECOND + 1)[0], Reconnect)
 
 
+def test_while_messages_wait_for_their_turn_to_be_sent_nobody_is_late_with_an_answer():
+    _, session = opened(ready_timeout_ns=5 * SECOND)
+    for second in range(1, 60):
+        assert session.on_timer(second * SECOND, asking=second < 55) == []
+    given_up = session.on_timer(60 * SECOND)
+    assert given_up == [Reconnect("not subscribed 5 s after asking")]
+
+
 @given(failures=st.integers(1, 40), uniform=st.floats(0, 1, exclude_max=True))
 def test_backoff_grows_is_jittered_in_its_upper_half_and_stays_below_its_cap(failures, uniform):
     session = Session(ScriptedFeed(), lambda: uniform)

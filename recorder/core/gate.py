@@ -1,4 +1,7 @@
-"""How often one provider may be connected to, over all connections of all its feeds. Sans I/O: time is passed in."""
+"""How often one provider may be connected and spoken to, over all connections of all its feeds.
+
+Sans I/O: time is passed in.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import collections
 
 from recorder.values.feed import HOUR, MINUTE, SECOND
 
-SPACING_NS = SECOND // 8  # the tightest limit that is documented: eight connects a second and address
 CONNECTS_MAX = 1024  # remembered; no provider allows as many a minute
 LIMITED_HOLD_NS = MINUTE  # after 429 without Retry-After: limits are by the minute where they are documented
 BANNED_HOLD_NS = 5 * MINUTE  # after 418, whatever Retry-After says: Binance's bans last from two minutes to three days
@@ -24,14 +26,21 @@ class Gate:
         self.open = 0
         self.held_until = 0
         self._connects: collections.deque[int] = collections.deque(maxlen=CONNECTS_MAX)
+        self._sends_from = 0  # when the next message may be sent that nobody has taken yet
 
-    def wait_ns(self, now: int, per_minute_max: float) -> int:
+    def send_wait_ns(self, now: int, per_second_max: float) -> int:
+        """Take the next turn to send a message; return how long it is until then. Of ``Capability.sends_shared``."""
+        turn = max(now, self._sends_from)
+        self._sends_from = turn + round(SECOND / per_second_max)
+        return turn - now
+
+    def wait_ns(self, now: int, per_minute_max: float, per_second_max: float) -> int:
         """How long nobody may connect; 0: now, and then say so by ``connecting``."""
         while self._connects and now - self._connects[0] >= MINUTE:
             self._connects.popleft()
         due = self.held_until
         if self._connects:
-            due = max(due, self._connects[-1] + min(SPACING_NS, round(MINUTE / per_minute_max)))
+            due = max(due, self._connects[-1] + round(min(SECOND / per_second_max, MINUTE / per_minute_max)))
         most = max(1, int(per_minute_max))
         if len(self._connects) >= most and most < CONNECTS_MAX:
             due = max(due, self._connects[-most] + MINUTE)

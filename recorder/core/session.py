@@ -44,6 +44,7 @@ class Session:
         self._capability = feed.capability()
         self._hold_ns = 0
         self._opened = 0
+        self._asked = 0  # when the last of the messages that subscribe still waited to be sent
         self._ready = 0
         self._app_ping_due = 0
         self._old = False  # said that it is to be replaced
@@ -55,7 +56,7 @@ class Session:
         return self.endpoint
 
     def on_open(self, now: int) -> list[Command]:
-        self.state, self._opened, self._words = State.SUBSCRIBING, now, ""
+        self.state, self._opened, self._asked, self._words = State.SUBSCRIBING, now, now, ""
         self._app_ping_due = now + self.endpoint.app_ping_ns
         return self._note(self.feed.on_open(), now)
 
@@ -74,14 +75,18 @@ class Session:
             self.endpoint = self.feed.endpoint()  # its ping may name the symbols
         return self._note(commands, now)
 
-    def on_timer(self, now: int, mute: bool = False) -> list[Command]:
+    def on_timer(self, now: int, mute: bool = False, asking: bool = False) -> list[Command]:
         """Called about once a second while open: time-outs, a provider's own pings, the end of a connection's life.
 
-        mute  no frame has come since it was opened
+        mute    no frame has come since it was opened
+        asking  messages wait for their turn to be sent: what they will ask for cannot have been answered
         """
         commands: list[Command] = []
-        if self.state is State.SUBSCRIBING and now - self._opened > self.endpoint.ready_timeout_ns:
-            seconds = f"{self.endpoint.ready_timeout_ns / SECOND:g} s after opening"
+        if asking:
+            self._asked = now
+        if self.state is State.SUBSCRIBING and now - self._asked > self.endpoint.ready_timeout_ns:
+            since = "opening" if self._asked == self._opened else "asking"
+            seconds = f"{self.endpoint.ready_timeout_ns / SECOND:g} s after {since}"
             words = f": {self._words}" if self._words else ""
             commands.append(Reconnect(f"mute: no message {seconds}" if mute else f"not subscribed {seconds}{words}"))
         if self.endpoint.app_ping is not None and now >= self._app_ping_due:

@@ -175,10 +175,11 @@ class Connection:
     async def _admitted(self, wait_ns: int) -> bool:
         """Wait, then until the provider may be connected to; False when stopped meanwhile."""
         due = time.monotonic_ns() + wait_ns
-        most = self.session.feed.capability().connects_per_minute_max
+        capability = self.session.feed.capability()
+        most = capability.connects_per_minute_max, capability.connects_per_second_max
         while not self._stopping.is_set():
             now = time.monotonic_ns()
-            left = max(due - now, self._gate.wait_ns(now, most))
+            left = max(due - now, self._gate.wait_ns(now, *most))
             if left <= 0:
                 self._gate.connecting(now)
                 return True
@@ -191,7 +192,7 @@ class Connection:
     async def _once(self) -> int:
         """One connection from its opening to its end; return how long to wait before the next, in ns."""
         self._renewing.clear()
-        link = self._link = Link(self.spec, self.session, self._journal, self._wake, self._obey, self._connect)
+        link = self._link = self._new_link(self.session, self._journal)
         retry_after_ns, self._gate.open = 0, self._gate.open + 1
         if self._auditor is not None:
             self._auditor.opened(link)
@@ -218,6 +219,10 @@ class Connection:
             self._tell_down(wait_ns)
         return wait_ns
 
+    def _new_link(self, session: Session, journal: FrameJournal) -> Link:
+        turn_ns = self._gate.send_wait_ns if session.feed.capability().sends_shared else None
+        return Link(self.spec, session, journal, self._wake, self._obey, self._connect, turn_ns)
+
     async def _attend(self, link: Link) -> Link:
         """Until the connection is gone; return the link that ended, which may be another one by then."""
         while not link.ended.done():
@@ -238,12 +243,13 @@ class Connection:
         if self._make_feed is None or self._gate.open >= capability.connections_max:
             old.carry_out([Reconnect(reason)])
             return old
-        if (wait_ns := self._gate.wait_ns(time.monotonic_ns(), capability.connects_per_minute_max)) > 0:
+        most = capability.connects_per_minute_max, capability.connects_per_second_max
+        if (wait_ns := self._gate.wait_ns(time.monotonic_ns(), *most)) > 0:
             asyncio.get_running_loop().call_later(wait_ns / 1e9, self._renewing.set)
             return old
         self._gate.connecting(time.monotonic_ns())
         session = Session(self._make_feed(self.spec), self._uniform)
-        new = Link(self.spec, session, HeldJournal(self._journal), self._wake, self._obey, self._connect)
+        new = self._new_link(session, HeldJournal(self._journal))
         self._gate.open += 1
         try:
             problem = await replace(old, new, self._stopping, reason)

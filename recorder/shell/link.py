@@ -66,6 +66,8 @@ class Link:
     wake   called after something was journalled, so that the pipeline looks
     obey   called with every command of the session that is not a message to send, after the session has noted it
     connect  opens the socket; None: what the capability's transport says
+    turn_ns  (now, messages a second) → how long to wait before sending one, where all links of a provider share its
+             pace; None: this one alone is paced
     Frames never become Python objects here unless they are control frames.
     """
 
@@ -77,6 +79,7 @@ class Link:
         wake: Callable[[], None],
         obey: Callable[[Link, Command], None],
         connect: Connect | None = None,
+        turn_ns: Callable[[int, float], int] | None = None,
     ) -> None:
         self.spec, self.session, self.journal = spec, session, journal
         self.frames = 0
@@ -94,7 +97,7 @@ class Link:
         self._outbox: collections.deque[Send] = collections.deque()
         self._pacing: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._send_spacing_s = 1.0 / session.feed.capability().sends_per_second_max
+        self._sends_per_second_max, self._turn_ns = session.feed.capability().sends_per_second_max, turn_ns
 
     @property
     def ready(self) -> bool:
@@ -244,7 +247,7 @@ class Link:
     def _on_timer(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(TIMER_S, self._on_timer)
         self._look_at_queue()
-        self.carry_out(self.session.on_timer(time.monotonic_ns(), mute=not self.frames))
+        self.carry_out(self.session.on_timer(time.monotonic_ns(), mute=not self.frames, asking=bool(self._outbox)))
 
     def _look_at_queue(self) -> None:
         self.queue_bytes = self.client.unread_bytes if self.client is not None else 0
@@ -271,9 +274,19 @@ class Link:
         self._pacing = None
         if not self._outbox or self.client is None or not self.client.is_open:
             return
+        wait_ns = self._turn_ns(time.monotonic_ns(), self._sends_per_second_max) if self._turn_ns is not None else 0
+        if wait_ns:
+            self._pacing = asyncio.get_running_loop().call_later(wait_ns / 1e9, self._send_now)
+        else:
+            self._send_now()
+
+    def _send_now(self) -> None:
+        self._pacing = None
+        if not self._outbox or self.client is None or not self.client.is_open:
+            return
         send = self._outbox.popleft()
         sent = self.client.send(send.payload)
-        self._pacing = asyncio.get_running_loop().call_later(self._send_spacing_s, self._send_next)
+        self._pacing = asyncio.get_running_loop().call_later(1.0 / self._sends_per_second_max, self._send_next)
         if not send.secret:
             raw = send.payload.encode() if isinstance(send.payload, str) else send.payload
             self.journal.append(self._source, SENT, time.time_ns(), raw if sent is None else sent)

@@ -47,6 +47,8 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     subscribe_items_max: int  # symbols (or streams) in one subscribe message
     sends_per_second_max: float
     connects_per_minute_max: float
+    connects_per_second_max: float = 8.0
+    sends_shared: bool = False  # that many are sent by all connections together: the provider counts by address
     hold_ns: int = 0  # wait this long after a drop before connecting again
     life_ns: int = 0  # the provider cuts a connection of this age; 0: never
     # A second connection may be open while it replaces the first: trade ids are contiguous, and quotes are numbered by

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from history_exchange import BASE, CASES, DEADLINE_S, TOTAL, Exchange, get
@@ -14,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recorder.core.market import FIRST_ID, ID, QUOTE, TRADE, TS
+from recorder.feeds import make
 from recorder.shell.simulator.past import Past
 from recorder.shell.simulator.truth import VenueTruth
-from recorder.values.feed import HistoryRequest, HttpRequest
+from recorder.values.feed import FeedSpec, HistoryRequest, HttpRequest
 from recorder.values.tables import BACKFILLED, QUOTES
 
 BY_ID = [name for name in CASES if not name.startswith(("alpaca", "polygon"))]
@@ -195,9 +197,9 @@ WRONG: list[tuple[str, str, int, str]] = [
     ("okx", "/api/v5/market/history-trades?type=1", 200, "50014"),
     ("okx", "/api/v5/market/history-trades?instId=BTC-USDT-SWAP&limit=101", 200, "51000"),
     ("okx", "/api/v5/market/history-trades?instId=BTC-USDT-SWAP&type=3", 200, "51000"),
-    ("deribit", "/public/get_last_trades_by_instrument?instrument_name=FOO", 400, "Invalid params"),
-    ("deribit", "/public/get_last_trades_by_instrument?instrument_name=BTC-PERPETUAL&count=1001", 400, "-32602"),
-    ("deribit", "/public/get_last_trades_by_instrument_and_time?instrument_name=BTC-PERPETUAL", 400, "-32602"),
+    ("deribit", "/api/v2/public/get_last_trades_by_instrument?instrument_name=FOO", 400, "Invalid params"),
+    ("deribit", "/api/v2/public/get_last_trades_by_instrument?instrument_name=BTC-PERPETUAL&count=1001", 400, "-32602"),
+    ("deribit", "/api/v2/public/get_last_trades_by_instrument_and_time?instrument_name=BTC-PERPETUAL", 400, "-32602"),
     ("deribit", "/public/get_trades", 404, "Method not found"),
     ("alpaca-stocks", "/v2/stocks/trades?symbols=AAPL", 401, "unauthorized"),
     ("alpaca-crypto", "/v1beta3/crypto/us/trades?symbols=BTC/USD&limit=10001", 400, "limit"),
@@ -216,6 +218,58 @@ def test_wrong_requests_are_refused_as_the_provider_would(
         assert (answer.status, words in json.dumps(json.loads(answer.body))) == (status, True)
 
     run(Exchange(case), test)
+
+
+# Where each history is, as the provider documents it: the simulators would answer at another address, too.
+DOCUMENTED = {
+    ("binance", "spot", "trades"): "https://api.binance.com/api/v3/historicalTrades?symbol=BTCUSDT&fromId=7&limit=3",
+    ("binance", "usdm", "trades"): "https://fapi.binance.com/fapi/v1/aggTrades?symbol=BTCUSDT&fromId=7&limit=3",
+    ("binance", "coinm", "trades"): "https://dapi.binance.com/dapi/v1/aggTrades?symbol=BTCUSD_PERP&fromId=7&limit=3",
+    ("binance", "spot", "bars"): "https://api.binance.com/api/v3/klines?",
+    ("binance", "usdm", "bars"): "https://fapi.binance.com/fapi/v1/klines?",
+    ("binance", "coinm", "bars"): "https://dapi.binance.com/dapi/v1/klines?",
+    ("coinbase", "exchange", "trades"): "https://api.exchange.coinbase.com/products/BTC-USD/trades?limit=3&after=10",
+    ("coinbase", "exchange", "bars"): "https://api.exchange.coinbase.com/products/BTC-USD/candles?",
+    ("coinbase", "advanced", "trades"): "https://api.coinbase.com/api/v3/brokerage/market/products/BTC-USD/ticker?",
+    ("coinbase", "advanced", "bars"): "https://api.coinbase.com/api/v3/brokerage/market/products/BTC-USD/candles?",
+    ("kraken", "", "trades"): "https://api.kraken.com/0/public/Trades?pair=XBTUSD&since=",
+    ("kraken", "", "bars"): "https://api.kraken.com/0/public/OHLC?pair=XBTUSD&interval=1&since=",
+    ("bybit", "spot", "trades"): "https://api.bybit.com/v5/market/recent-trade?category=spot&symbol=BTCUSDT&limit=60",
+    ("bybit", "linear", "trades"): "https://api.bybit.com/v5/market/recent-trade?category=linear&symbol=BTCUSDT&limit=",
+    ("bybit", "inverse", "bars"): "https://api.bybit.com/v5/market/kline?category=inverse&symbol=BTCUSD&interval=1&",
+    ("okx", "", "trades"): "https://www.okx.com/api/v5/market/history-trades?instId=BTC-USDT&type=1&after=10&limit=3",
+    ("okx", "", "bars"): "https://www.okx.com/api/v5/market/history-candles?instId=BTC-USDT&bar=1m&",
+    ("deribit", "", "trades"): "https://www.deribit.com/api/v2/public/get_last_trades_by_instrument?"
+    "instrument_name=BTC-PERPETUAL&start_seq=7&end_seq=9&count=1000&sorting=asc",
+    ("deribit", "", "bars"): "https://www.deribit.com/api/v2/public/get_tradingview_chart_data?"
+    "instrument_name=BTC-PERPETUAL&",
+    ("bitstamp", "", "bars"): "https://www.bitstamp.net/api/v2/ohlc/btcusd/?step=60&limit=1000&",
+}  # fmt: skip
+OPTION = {"binance": "market", "bybit": "market", "coinbase": "api"}
+SYMBOLS = {
+    "spot": "BTC-USDT", "usdm": "BTC-USDT-PERP", "linear": "BTC-USDT-PERP", "coinm": "BTC-USD-PERP",
+    "inverse": "BTC-USD-PERP", "deribit": "BTC-USD-PERP", "okx": "BTC-USDT",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", DOCUMENTED, ids=" ".join)
+def test_history_is_asked_for_where_the_provider_documents_it(asked: tuple[str, str, str]) -> None:
+    provider, value, channel = asked
+    options = {OPTION[provider]: value} if value else {}
+    symbol = SYMBOLS.get(value, SYMBOLS.get(provider, "BTC-USD"))
+    ids: tuple[Any, ...] = (7, 9) if channel == "trades" else (None, None)
+    request = HistoryRequest(symbol, channel, 1_700_000_000 * 10**9, 1_700_000_600 * 10**9, *ids, timeframe="1m")
+    spec = FeedSpec(name="f", provider=provider, symbols=(symbol,), options=options)
+    assert next(make(spec).history(request)).url.startswith(DOCUMENTED[asked])
+    mine = msgspec.structs.replace(spec, rest_url="http://127.0.0.1:1234/", url="ws://127.0.0.1:1234")
+    path = DOCUMENTED[asked].removeprefix("https://").partition("/")[2]
+    assert next(make(mine).history(request)).url.startswith(f"http://127.0.0.1:1234/{path}")
+
+
+def test_an_address_of_deribit_may_end_as_its_documentation_writes_it() -> None:
+    spec = FeedSpec(name="f", provider="deribit", symbols=("BTC-USD-PERP",), rest_url="https://test.deribit.com/api/v2")
+    request = HistoryRequest("BTC-USD-PERP", "trades", 0, 1, 7, 9)
+    assert next(make(spec).history(request)).url.startswith("https://test.deribit.com/api/v2/public/get_last_trades")
 
 
 def test_a_cursor_of_coinbase_names_the_ends_of_its_page(run: Any) -> None:

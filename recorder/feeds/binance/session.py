@@ -62,7 +62,7 @@ _USDM_PUBLIC = frozenset({"trade", "bookTicker"})
 
 _STREAMS_MAX = {"spot": 1024, "usdm": 200, "coinm": 200}  # of one connection, as documented
 SUBSCRIBE_STREAMS_MAX = 200  # in one message: 5 to 10 kB; all messages of a spot connection fit into its ready timeout
-SENDS_PER_SECOND_MAX = 4.0  # spot allows 5 inbound messages, pings and pongs counted; futures 10
+SENDS_PER_SECOND_MAX = 3.0  # spot allows 5 inbound messages, of which a ping and a pong of ours may be two; futures 10
 CONNECTS_PER_MINUTE_MAX = 60.0  # 300 in 5 minutes and IP
 CONNECTIONS_MAX = (
     32  # of one recorder: 32 × 1024 streams is every pair there is, at a tenth of the connects of 5 minutes

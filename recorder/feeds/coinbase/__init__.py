@@ -61,6 +61,9 @@ DATA_MARKS = {
 SYMBOLS_PER_CONNECTION_MAX = 100  # no documented limit; so many share one socket's fate and one core's decoding
 SUBSCRIBE_ITEMS_MAX = 50  # products in one message: an error costs at most these another try
 CONNECTIONS_MAX = 8  # what one address may open in a second
+# Advanced Trade counts eight connects and eight messages a second and address, over all connections; numbers of the
+# Exchange feed are unverified.
+SENDS_PER_SECOND_MAX = CONNECTS_PER_SECOND_MAX = 7.0
 RATE_HOLD_NS = 30 * SECOND  # after "rate limit": longer than any window the documentation names
 SILENCE_NS = 15 * SECOND  # heartbeats come every second: fifteen missed are no coincidence
 PRODUCT_CHARS_MAX = 40  # the longest names are those of dated futures, about 20
@@ -122,8 +125,10 @@ class Coinbase:
             connections_max=CONNECTIONS_MAX,
             symbols_per_connection_max=SYMBOLS_PER_CONNECTION_MAX,
             subscribe_items_max=SUBSCRIBE_ITEMS_MAX,
-            sends_per_second_max=8.0,
+            sends_per_second_max=SENDS_PER_SECOND_MAX,
+            sends_shared=True,
             connects_per_minute_max=60.0,
+            connects_per_second_max=CONNECTS_PER_SECOND_MAX,
             overlap=by_id,
             snapshots=("trades",) if by_id else ("trades", "quotes"),
             history=f"bars; trades by {'id, without an end' if by_id else 'time'}, 1000 a request",

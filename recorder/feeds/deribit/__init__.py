@@ -51,7 +51,7 @@ CHANNELS = {
 }
 DATA_MARKS = ((0, b'{"jsonrpc":"2.0","method":"subscription"'),)
 # A subscription costs 3000 of at most 30,000 credits, 10,000 of which come back in a second: ten at once, then three a
-# second. https://docs.deribit.com/api-reference/subscription-management/public-subscribe
+# second; who has no account has them by address, over all connections. https://docs.deribit.com/api-reference/subscription-management/public-subscribe
 SENDS_PER_SECOND_MAX = 3.0
 SUBSCRIBE_ITEMS_MAX = 100  # channels in one message; no documented limit
 SYMBOLS_PER_CONNECTION_MAX = 250  # four channels each are ten messages: three seconds of those for readiness
@@ -103,6 +103,7 @@ class Deribit:
             symbols_per_connection_max=SYMBOLS_PER_CONNECTION_MAX,
             subscribe_items_max=SUBSCRIBE_ITEMS_MAX,
             sends_per_second_max=SENDS_PER_SECOND_MAX,
+            sends_shared=True,
             connects_per_minute_max=CONNECTS_PER_MINUTE_MAX,
             overlap=True,
             snapshots=("options",),
@@ -114,7 +115,8 @@ class Deribit:
         )
 
     def _base(self) -> str | None:
-        return rest_base(self.spec, INFO.hosts, history.URL)
+        base = rest_base(self.spec, INFO.hosts, history.URL)
+        return None if base is None else base.removesuffix(history.ROOT)
 
     def history(self, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
         base = checked(self.spec, self.capability(), self._base(), request)

@@ -10,14 +10,14 @@ from msgspec import Struct
 from recorder.core import past_bars
 from recorder.core.batch import Scope
 from recorder.core.past_bars import Bar, Refuse
-from recorder.feeds.deribit.history import result_of
+from recorder.feeds.deribit.history import ROOT, result_of
 from recorder.feeds.deribit.messages import TIMEFRAMES
 from recorder.values.errors import FrameError
 from recorder.values.feed import HistoryRequest, HttpRequest, HttpResponse
 from recorder.values.history import address
 from recorder.values.messages import UNREADABLE
 
-PATH = "/api/v2/public/get_tradingview_chart_data"
+PATH = ROOT + "/public/get_tradingview_chart_data"
 PAGE = 5000  # bars in one answer at most (unverified)
 MILLISECOND = 1_000_000
 

@@ -18,9 +18,10 @@ from recorder.values.feed import HistoryRequest, HttpRequest, HttpResponse
 from recorder.values.history import PAGES_MAX, address, asked, by_id
 from recorder.values.messages import UNREADABLE, element_reader, fitting
 
-URL = "https://www.deribit.com/api/v2"
-BY_SEQ = "/public/get_last_trades_by_instrument"
-BY_TIME = "/public/get_last_trades_by_instrument_and_time"
+URL = "https://www.deribit.com"
+ROOT = "/api/v2"  # of every path; the address that a user sets may end in it
+BY_SEQ = ROOT + "/public/get_last_trades_by_instrument"
+BY_TIME = ROOT + "/public/get_last_trades_by_instrument_and_time"
 PAGE = 1000  # trades in one answer at most
 PER_SECOND_MAX = 5.0  # a quarter of what the refill of credits allows: 10,000 a second at 500 a request
 LIMITED_BY = (b'"code":10028',)  # too_many_requests
@@ -71,13 +72,13 @@ def pages(base: str, instrument: str, request: HistoryRequest) -> Generator[Http
     for _ in range(PAGES_MAX):
         if first is None:
             url = address(
-                base + BY_TIME, "", instrument_name=instrument, start_timestamp=request.start // MILLISECOND,
+                base, BY_TIME, instrument_name=instrument, start_timestamp=request.start // MILLISECOND,
                 end_timestamp=request.end // MILLISECOND, count=PAGE, sorting="asc",
             )  # fmt: skip
         else:
             last = request.to_id if by_id(request) else None
             url = address(
-                base + BY_SEQ, "", instrument_name=instrument, start_seq=first, end_seq=last, count=PAGE, sorting="asc"
+                base, BY_SEQ, instrument_name=instrument, start_seq=first, end_seq=last, count=PAGE, sorting="asc"
             )  # fmt: skip
         response = yield HttpRequest(url)
         result = read(response.body)

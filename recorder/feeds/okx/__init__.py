@@ -58,6 +58,7 @@ SUBSCRIBE_ITEMS_MAX = 100  # in one message: 5 kB of the 64 kB that the names of
 CONNECTIONS_MAX = 30  # that may ask for one channel
 SENDS_PER_SECOND_MAX = 3.0  # subscribing and unsubscribing may be asked for 480 times an hour: few messages, much each
 CONNECTS_PER_MINUTE_MAX = 60.0  # a third of 3 a second and address
+CONNECTS_PER_SECOND_MAX = 2.0  # of these three
 SILENCE_NS = 30 * SECOND  # the provider's own rule; a ping of ours is answered in between
 PING, PING_NS = b"ping", 15 * SECOND
 BUSY_HOLD_NS = 60 * SECOND  # after too many requests or connections: their windows are a second and an hour
@@ -106,6 +107,7 @@ class Okx:
             subscribe_items_max=SUBSCRIBE_ITEMS_MAX,
             sends_per_second_max=SENDS_PER_SECOND_MAX,
             connects_per_minute_max=CONNECTS_PER_MINUTE_MAX,
+            connects_per_second_max=CONNECTS_PER_SECOND_MAX,
             overlap=single,
             history="bars; single trades by id or time, 100 a request, about three months",
             # History has single trades only: among aggregated ones they would count twice.

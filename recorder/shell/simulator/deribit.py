@@ -161,8 +161,8 @@ def _failed(number: object, code: int, message: str) -> str:
 
 LIMITED = Answer(429, _failed(None, 10028, "too_many_requests"))
 _PATHS = {
-    "/public/get_last_trades_by_instrument": ("start_seq", "end_seq"),
-    "/public/get_last_trades_by_instrument_and_time": ("start_timestamp", "end_timestamp"),
+    "/api/v2/public/get_last_trades_by_instrument": ("start_seq", "end_seq"),
+    "/api/v2/public/get_last_trades_by_instrument_and_time": ("start_timestamp", "end_timestamp"),
 }
 
 
