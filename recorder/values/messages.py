@@ -24,6 +24,8 @@ LONG_MAX = (1 << 63) - 1
 Id = Annotated[int, msgspec.Meta(ge=0, le=LONG_MAX)]  # a provider's id or counter that a LONG column can hold
 Unread = msgspec.Raw  # a field we know and do not store: its text is passed over, not converted
 NO_TEXT = msgspec.Raw(b"null")
+Name = str | int  # an id that is sent in quotes, or without them: see ``text_id``
+Sent = str | float  # a number of which the text may be empty, or in quotes or without them: see ``decimal``
 
 TS_EVENT_MIN = 946_684_800 * SECOND  # 2000-01-01: no provider here is older; 0001 and 1970 are their nulls
 TS_AHEAD_MAX = 86_400 * SECOND  # a clock may be wrong by seconds, never by more than a day
@@ -266,8 +268,10 @@ def candle(ts_event: int, ts_recv: int, prices: tuple[float, float, float, float
         raise FrameError(misfit("candle", ts_event, ts_recv, **named, volume=volume))
 
 
-def decimal(text: str, what: str) -> float:
+def decimal(text: Sent, what: str) -> float:
     """A decimal number; 0 for an empty text. Raises FrameError, which says of ``what``."""
+    if not isinstance(text, str):
+        return text
     if not text:
         return 0.0
     try:

@@ -64,8 +64,9 @@ def hashed_id(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
 
 
-def text_id(text: str) -> tuple[int, str | None]:
+def text_id(name: str | int) -> tuple[int, str | None]:
     """(trade_id, trade_ref) of an id sent as text: a plain number is itself without a reference, others are hashed."""
+    text = str(name)
     if text.isdecimal() and text.isascii() and len(text) <= ID_DIGITS_MAX and (text[0] != "0" or text == "0"):
         return int(text), None
     return hashed_id(text), text

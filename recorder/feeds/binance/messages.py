@@ -55,7 +55,7 @@ class AggTrade(Event, tag="aggTrade", gc=False, kw_only=True):
     t: Id = msgspec.field(name="a")
     p: float
     q: float
-    nq: str = ""  # quantity without retail price improvement orders
+    nq: str | float = ""  # quantity without retail price improvement orders
     f: int = 0
     l: int = 0  # noqa: E741
     T: int
@@ -98,9 +98,9 @@ class Bar(msgspec.Struct, gc=False):
     s: str = ""
     f: int = 0
     L: int = 0
-    V: str = ""
-    Q: str = ""
-    B: str = ""
+    V: str | float = ""
+    Q: str | float = ""
+    B: str | float = ""
 
 
 class Kline(Event, tag="kline", gc=False, kw_only=True):

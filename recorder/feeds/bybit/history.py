@@ -16,7 +16,7 @@ from recorder.feeds.bybit.messages import MILLISECOND, add_trades
 from recorder.values.errors import FrameError
 from recorder.values.feed import HistoryRequest, HttpRequest, HttpResponse
 from recorder.values.history import address
-from recorder.values.messages import UNREADABLE, Id, element_reader, fitting
+from recorder.values.messages import UNREADABLE, Id, Name, element_reader, fitting
 from recorder.values.tables import BACKFILLED
 
 URL = "https://api.bybit.com"
@@ -30,7 +30,7 @@ class Past(Struct, gc=False):
     """{"execId":"2100000000007764263","symbol":"BTCUSDT","price":"16618.49","size":"0.00012","side":"Buy",
     "time":"1672052955758","isBlockTrade":false}: execId is the stream's ``i`` (unverified)"""
 
-    execId: str
+    execId: Name
     price: float
     size: float
     side: Literal["Buy", "Sell"]  # of the taker

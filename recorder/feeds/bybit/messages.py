@@ -25,7 +25,9 @@ from recorder.values.messages import (
     UNREADABLE,
     Elements,
     Id,
+    Name,
     Patient,
+    Sent,
     Unread,
     candle,
     decimal,
@@ -82,7 +84,7 @@ class Trade(Struct, gc=False, forbid_unknown_fields=True):
     S: Literal["Buy", "Sell"]  # of the taker
     v: float  # coins; of inverse contracts dollars
     p: float
-    i: str  # a number on spot, a UUID elsewhere
+    i: Name  # a number on spot, a UUID elsewhere
     L: Unread = NO_TEXT
     BT: bool = False  # a block trade, agreed outside the order book
     RPI: bool = False  # retail price improvement
@@ -102,8 +104,8 @@ class OldTrade(Struct, gc=False, forbid_unknown_fields=True):
     size: float
     price: float
     timestamp: str
-    trade_id: str = ""
-    tradeId: str = ""
+    trade_id: Name = ""
+    tradeId: Name = ""
     trade_time_ms: Id = 0
     tradeTimeMs: Id = 0
     tick_direction: Unread = NO_TEXT
@@ -137,10 +139,10 @@ class Ticker(Struct, gc=False):
     "bid1Size":"340549","ask1Price":"28560.50","ask1Size":"70817", …}. On spot it has no best prices."""
 
     symbol: str
-    bid1Price: str | None = None  # "" when nobody bids
-    bid1Size: str | None = None
-    ask1Price: str | None = None
-    ask1Size: str | None = None
+    bid1Price: Sent | None = None  # "" when nobody bids
+    bid1Size: Sent | None = None
+    ask1Price: Sent | None = None
+    ask1Size: Sent | None = None
 
 
 class Candle(Struct, gc=False):
@@ -311,17 +313,17 @@ class _Rows:
         )  # fmt: skip
 
 
-def add_trades(scope: Scope) -> Callable[[int, int, int, str, float, float, str, bool, bool, int], None]:
+def add_trades(scope: Scope) -> Callable[[int, int, int, Name, float, float, str, bool, bool, int], None]:
     """add(ts_event, ts_recv, series, id, price, size, side, block, rpi, flags): one row. Raises FrameError."""
     trades, text = scope.trades, scope.text
 
     def add(
-        ts_event: int, ts_recv: int, series: int, name: str, price: float, size: float, side: str, block: bool,
+        ts_event: int, ts_recv: int, series: int, name: Name, price: float, size: float, side: str, block: bool,
         rpi: bool, flags: int,
     ) -> None:  # fmt: skip
         if not (0.0 < price < INF and 0.0 <= size < INF and TS_EVENT_MIN <= ts_event <= ts_recv + TS_AHEAD_MAX):
             raise FrameError(misfit("trade", ts_event, ts_recv, price=price, size=size))
-        if not name:
+        if name == "":
             raise FrameError("trade without an id")
         number, ref = text_id(name)
         conditions = ",".join(word for word, said in (("block", block), ("rpi", rpi)) if said)

@@ -14,7 +14,7 @@ from msgspec import Struct
 from recorder.core.batch import Scope
 from recorder.values.errors import FrameError
 from recorder.values.feed import SECOND
-from recorder.values.messages import INF, NAN, decimal, quoted
+from recorder.values.messages import INF, NAN, Sent, decimal, quoted
 from recorder.values.tables import CALL, PUT
 
 EXPIRY_HOUR = 8  # UTC, of everything that expires
@@ -35,19 +35,19 @@ class OptionTicker(Struct, gc=False):
     """
 
     symbol: str
-    bidPrice: str = ""
-    bidSize: str | None = None
-    askPrice: str = ""
-    askSize: str | None = None
-    lastPrice: str = ""
-    markPriceIv: str = ""
-    underlyingPrice: str = ""
-    openInterest: str = ""
-    volume24h: str = ""
-    delta: str = ""
-    gamma: str = ""
-    vega: str = ""
-    theta: str = ""
+    bidPrice: Sent = ""
+    bidSize: Sent | None = None
+    askPrice: Sent = ""
+    askSize: Sent | None = None
+    lastPrice: Sent = ""
+    markPriceIv: Sent = ""
+    underlyingPrice: Sent = ""
+    openInterest: Sent = ""
+    volume24h: Sent = ""
+    delta: Sent = ""
+    gamma: Sent = ""
+    vega: Sent = ""
+    theta: Sent = ""
 
 
 def contract_of(name: str) -> Contract | None:
@@ -70,7 +70,7 @@ def ticker_rows(scope: Scope) -> Callable[[OptionTicker, int, int], None]:
     contracts: dict[str, Contract | None] = {}
     provider = scope.text("provider")
 
-    def size(text: str | None) -> float | None:
+    def size(text: Sent | None) -> float | None:
         return None if text is None else decimal(text, "tickers")
 
     def add(item: OptionTicker, ts_event: int, ts_recv: int) -> None:
@@ -94,7 +94,7 @@ def ticker_rows(scope: Scope) -> Callable[[OptionTicker, int, int], None]:
     return add
 
 
-def _number(text: str) -> float:
+def _number(text: Sent) -> float:
     """NaN where nothing was sent. Raises FrameError."""
-    value = decimal(text, "tickers") if text else NAN
+    value = NAN if text == "" else decimal(text, "tickers")
     return value if -INF < value < INF else NAN

@@ -25,6 +25,7 @@ from recorder.values.messages import (
     TS_EVENT_MIN,
     UNREADABLE,
     Id,
+    Name,
     Reader,
     Unread,
     candle,
@@ -46,7 +47,7 @@ class Trade(Struct, gc=False, forbid_unknown_fields=True):
     """{"trade_id":"995098700","product_id":"BTC-USD","price":"68900.50","size":"0.00150000","side":"BUY",
     "time":"2026-04-07T14:30:02.789012Z"}"""
 
-    trade_id: str  # numeric so far, documented as any text
+    trade_id: Name  # numeric so far, documented as any text
     product_id: str
     price: float
     size: float

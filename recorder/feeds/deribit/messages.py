@@ -24,6 +24,7 @@ from recorder.values.messages import (
     TS_EVENT_MIN,
     UNREADABLE,
     Id,
+    Name,
     Reader,
     Unread,
     element_reader,
@@ -67,7 +68,7 @@ class Trade(Struct, gc=False, forbid_unknown_fields=True):
     direction: Literal["buy", "sell"]  # of the taker
     instrument_name: str
     trade_seq: Id
-    trade_id: str
+    trade_id: Name
     liquidation: str | None = None  # M, T or MT: which side was liquidated
     block_trade_id: str | None = None
     combo_id: str | None = None
@@ -247,7 +248,7 @@ def add_trades(scope: Scope) -> Callable[[Trade, int, int, int], None]:
         if trade.block_trade_id is not None:  # at a price agreed between two parties
             flags |= NOT_LAST_ELIGIBLE
         trades.append(
-            ts_event, ts_recv, series, TEXT_NULL, trade.trade_seq, trades.varchar(trade.trade_id), price, size,
+            ts_event, ts_recv, series, TEXT_NULL, trade.trade_seq, trades.varchar(str(trade.trade_id)), price, size,
             BUY if trade.direction == "buy" else SELL, scope.text(trade.conditions()), TEXT_NULL, flags,
         )  # fmt: skip
 

@@ -27,6 +27,7 @@ from recorder.values.messages import (
     Elements,
     Id,
     Patient,
+    Sent,
     Unread,
     candle,
     decimal,
@@ -117,10 +118,10 @@ class Ticker(Struct, gc=False, forbid_unknown_fields=True):
     "sodUtc8":"30337.7","volCcy24h":"525802090.62716611","vol24h":"17602.13085371","ts":"1652459224956"}"""
 
     instId: str
-    askPx: str  # "" on a side without orders
-    askSz: str
-    bidPx: str
-    bidSz: str
+    askPx: Sent  # "" on a side without orders
+    askSz: Sent
+    bidPx: Sent
+    bidSz: Sent
     ts: Id  # ms
     instType: Unread = NO_TEXT
     last: Unread = NO_TEXT
@@ -145,7 +146,7 @@ class Candle(Struct, array_like=True, gc=False):
     vol: float  # in the unit of ``sz``
     volCcy: Unread
     volCcyQuote: Unread
-    confirm: Literal["0", "1"]  # 1: it is closed
+    confirm: Literal["0", "1", 0, 1]  # 1: it is closed
 
 
 _SINGLE = '{"instId":"<series>","tradeId":"<trade_id>","px":"<price>","sz":"<size>","side":"<side:buy=buy,sell=sell>",'
@@ -329,7 +330,7 @@ class _Rows:
         add, text = self._scope.bars.append, self._scope.text
 
         def bar(item: Candle, name: str, ts_recv: int) -> None:
-            if item.confirm != "1":
+            if item.confirm not in ("1", 1):
                 return
             ts_event, prices = item.ts * MILLISECOND, (item.o, item.h, item.low, item.c)
             candle(ts_event, ts_recv, prices, item.vol)

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 from recorder.core.batch import Scope
 from recorder.values.errors import FrameError
 from recorder.values.feed import SECOND
-from recorder.values.messages import INF, NAN, TS_AHEAD_MAX, TS_EVENT_MIN, Id, decimal, misfit
+from recorder.values.messages import INF, NAN, TS_AHEAD_MAX, TS_EVENT_MIN, Id, Sent, decimal, misfit
 from recorder.values.tables import CALL, PUT
 
 CHANNEL = "opt-summary"
@@ -34,16 +34,16 @@ class Summary(Struct, gc=False):
 
     instId: str
     ts: Id  # ms
-    markVol: str = ""
-    fwdPx: str = ""
-    deltaBS: str = ""
-    gammaBS: str = ""
-    thetaBS: str = ""
-    vegaBS: str = ""
-    delta_captured: str = field(default="", name="deltaBs")
-    gamma_captured: str = field(default="", name="gammaBs")
-    theta_captured: str = field(default="", name="thetaBs")
-    vega_captured: str = field(default="", name="vegaBs")
+    markVol: Sent = ""
+    fwdPx: Sent = ""
+    deltaBS: Sent = ""
+    gammaBS: Sent = ""
+    thetaBS: Sent = ""
+    vegaBS: Sent = ""
+    delta_captured: Sent = field(default="", name="deltaBs")
+    gamma_captured: Sent = field(default="", name="gammaBs")
+    theta_captured: Sent = field(default="", name="thetaBs")
+    vega_captured: Sent = field(default="", name="vegaBs")
 
 
 def family_of(name: str) -> str | None:
@@ -81,15 +81,19 @@ def summary_rows(scope: Scope) -> Callable[[Summary, int], None]:
         scope.options.append(
             ts_event, ts_recv, scope.feed_id, scope.text(item.instId), scope.text(underlying), expiration, strike, kind,
             NAN, NAN, NAN, NAN, NAN, NAN, NAN, _number(item.markVol) or NAN,
-            _number(item.deltaBS or item.delta_captured), _number(item.gammaBS or item.gamma_captured),
-            _number(item.thetaBS or item.theta_captured), _number(item.vegaBS or item.vega_captured), NAN, provider,
+            _either(item.deltaBS, item.delta_captured), _either(item.gammaBS, item.gamma_captured),
+            _either(item.thetaBS, item.theta_captured), _either(item.vegaBS, item.vega_captured), NAN, provider,
             _number(item.fwdPx) or NAN, 0,
         )  # fmt: skip
 
     return add
 
 
-def _number(text: str) -> float:
+def _either(documented: Sent, captured: Sent) -> float:
+    return _number(captured if documented == "" else documented)
+
+
+def _number(text: Sent) -> float:
     """NaN where nothing was sent. Raises FrameError."""
-    value = decimal(text, CHANNEL) if text else NAN
+    value = NAN if text == "" else decimal(text, CHANNEL)
     return value if -INF < value < INF else NAN

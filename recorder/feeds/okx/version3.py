@@ -62,8 +62,9 @@ class Ticker(Struct, gc=False):
 
 def plain(payload: bytes) -> bytes:
     """The text of a frame that may be raw deflate. Raises FrameError for what is neither."""
-    if payload[:1] in b'{["p':  # an empty one, too
-        return payload
+    text = payload.strip()
+    if text[:1] in b'{["p':  # an empty one, too
+        return text
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         text = inflate.decompress(payload, INFLATED_MAX)
