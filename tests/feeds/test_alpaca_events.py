@@ -108,10 +108,11 @@ def test_an_action_that_has_its_ex_date_needs_no_day_of_its_processing(processed
     assert ["ex_date" in row["reason"] for row in feed.rows("rejected")] == [True]
 
 
-def test_an_update_and_a_deletion_are_versions_too() -> None:
+@pytest.mark.parametrize("apart_ns", [0, 1])
+def test_an_update_and_a_deletion_are_versions_too_also_where_one_read_brought_all(apart_ns: int) -> None:
     feed = Events()
     for number, event in enumerate((DIVIDEND, later(DIVIDEND, 1, rate="0.27"), {**DIVIDEND, "action": "delete"})):
-        feed.decode(frame(event), FRAME_END + number)
+        feed.decode(frame(event), FRAME_END + number * apart_ns)
     rows = feed.rows("corporate_actions")
     assert [(row.get("amount"), row["ts_known"] - FRAME_END) for row in rows] == [(0.26, 0), (0.27, 1), (None, 2)]
     assert "deleted" not in rows[0]["details"]

@@ -118,6 +118,7 @@ class Store:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self._said = scope.kept(CHANNEL)  # symbol, type and id of an action → what was said of it last, hashed
+        self._known = scope.kept("known")  # the same → ts_known of that
 
     def __call__(self, request: HistoryRequest, action: Action, ts_recv: int) -> None:
         """Raises FrameError for what cannot be an action."""
@@ -135,8 +136,10 @@ class Store:
         if self._said.get(key) == said:
             return
         scope, text = self._scope, self._scope.text
+        # Several versions may come in one read, as after a break: each has a time of its own, in their order.
+        ts_known = self._known[key] = max(ts_recv, self._known.get(key, 0) + 1)
         scope.actions.append(
-            ts_event, ts_recv, scope.series(action.symbol), _CODES[action.action_type], text(action_id), ts_recv,
+            ts_event, ts_recv, scope.series(action.symbol), _CODES[action.action_type], text(action_id), ts_known,
             _NAN if action.ratio is None else action.ratio, _NAN if action.amount is None else action.amount,
             text(action.currency), text(action.new_symbol),
             scope.actions.varchar(details) if action.details else TEXT_NULL,
