@@ -129,6 +129,7 @@ OPENING = [
         (("error.received", "not authorized"), (DOWN, "after opening: not authorized"), UP), again(), patience_s=0.3),
     Row("polygon", "topics unknown are passed over", {"topics_not_in_plan": "Q"},
         (("subscription.incomplete", "Q.AAPL"), UP), GOES_ON),
+    Row("polygon", "acknowledgements behind data", {"behind_data": True}, (UP,), GOES_ON),
     Row("polygon options", "contracts of quotes", {"contracts_max": 1},
         (("symbol.refused", "more than 1 contracts"), UP), GOES_ON),
     Row("polygon options", "auth_failed: key", {"keys": {}}, ((REFUSED, "authentication failed"),), STOPS),

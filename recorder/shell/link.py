@@ -194,8 +194,9 @@ class Link:
         self.frames += count
         self.data_frames += count - len(control)
         self.last_recv = ts_recv
-        if len(control):
-            for i in control.tolist():
+        offered = range(count) if self._offers_data else control.tolist()
+        if offered:
+            for i in offered:
                 payload = chunk[starts[i] : starts[i] + lengths[i]].tobytes()
                 self.carry_out(self.session.on_control(payload, time.monotonic_ns()))
         self._wake()
@@ -205,11 +206,16 @@ class Link:
         self.journal.append(self._source, BINARY if binary else TEXT, ts_recv, payload)
         self.frames += 1
         self.last_recv = ts_recv
-        if any(payload.startswith(mark, offset) for offset, mark in self.session.endpoint.data_marks):
-            self.data_frames += 1
-        else:
+        data = any(payload.startswith(mark, offset) for offset, mark in self.session.endpoint.data_marks)
+        self.data_frames += data
+        if not data or self._offers_data:
             self.carry_out(self.session.on_control(payload, time.monotonic_ns()))
         self._wake()
+
+    @property
+    def _offers_data(self) -> bool:
+        """Whether what the feed waits for may stand behind data."""
+        return self.session.endpoint.mixed and self.session.state is not State.READY
 
     def on_control(self, payload: bytes) -> None:
         """A frame that was journalled, and that the feed must see as well."""

@@ -88,6 +88,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     # A frame that has one of these byte strings at its offset is data and goes to decode alone; every other frame is
     # also offered to on_control. Cheap enough to be asked of every frame.
     data_marks: tuple[tuple[int, bytes], ...] = ()
+    mixed: bool = False  # an answer may stand behind data in one frame: until it is ready, data is offered as well
     open_timeout_ns: int = 10 * SECOND
     ready_timeout_ns: int = 15 * SECOND  # from open to Ready: authentication and subscription
     silence_ns: int = 60 * SECOND  # no bytes at all for this long: the connection is dead

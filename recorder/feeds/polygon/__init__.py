@@ -172,7 +172,10 @@ class Polygon:
         url = (self.spec.url or _URLS[self.timing]).rstrip("/")
         if urlsplit(url).path.rpartition("/")[2] in _TOPICS:
             url = url.rpartition("/")[0]
-        return Endpoint(url=f"{url}/{self.cluster}", data_marks=DATA_MARKS, ping_ns=PING_NS, silence_ns=SILENCE_NS)
+        # That acknowledgements have frames of their own is documented nowhere.
+        return Endpoint(
+            url=f"{url}/{self.cluster}", data_marks=DATA_MARKS, mixed=True, ping_ns=PING_NS, silence_ns=SILENCE_NS
+        )
 
     def on_open(self) -> list[Command]:
         """The server greets first. Without a key there is no point in waiting for it."""

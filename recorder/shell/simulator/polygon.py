@@ -36,6 +36,10 @@ _QUOTES = {
     "crypto": '{"ev":"XQ","pair":"<symbol>","lp":0,"ls":0,"bp":<price>,"bs":<size>,"ap":<ask>,"as":<ask_size>,'
     '"t":<ts:ms>,"x":1,"r":<ts:ms>}',
 }  # fmt: skip
+BAR = (
+    '{"ev":"AM","sym":"MSFT","v":4110,"av":9470157,"op":114.4,"vw":114.5,"o":114.5,"c":114.6,"h":114.7,"l":114.4,'
+    '"a":114.5,"z":685,"s":1610144640000,"e":1610144700000}'
+)
 SIDES = (b"1", b"2")  # sell side, buy side
 
 
@@ -74,7 +78,8 @@ class Polygon(Conversation):
 
     rules  ``keys`` {key: anything}, without it any key will do; ``connections_max`` (1): who comes later is sent away,
            after everything was acknowledged; ``not_in_plan``, clusters that are refused; ``topics_not_in_plan``, which
-           are passed over in silence; ``contracts_max`` (1000); ``items_max``, messages in one frame at most (50)
+           are passed over in silence; ``contracts_max`` (1000); ``items_max``, messages in one frame at most (50);
+           ``behind_data``: acknowledgements stand behind a minute's bar in their frame
     Errors are the statuses of NOTICES; how words of an ``error`` name a subscription is unverified.
     """
 
@@ -115,6 +120,8 @@ class Polygon(Conversation):
             return [_status("error", f"unknown action {str(action)[:40]}")]
         said = [text for token in params.split(",") for text in self._one(action, token)]
         replies: list[Reply] = [_array(said)] if said else []
+        if said and self.venue.rules.get("behind_data"):
+            replies = [f"[{BAR},{_array(said)[1:]}"]
         if self.venue.live > int(str(self.venue.rules.get("connections_max", 1))):
             return [*replies, *self.said("max_connections")]
         return replies
