@@ -66,36 +66,54 @@ def _at_once(text: str) -> int:
 
 
 def spec_of(args: argparse.Namespace, config: Config) -> FeedSpec:
-    """What to ask: a configured feed's provider, options and addresses, or a provider's own. Raises ConfigError."""
-    import msgspec
+    """What to ask: a configured feed's provider, options and addresses, or a provider's own.
 
+    Of several feeds of the provider, and of their channels, the first whose history has what is wanted; where none has,
+    the first of all, whose refusal says why. Raises ConfigError, SymbolError.
+    """
     from recorder.feeds import PROVIDERS
     from recorder.values.errors import ConfigError, nearest
     from recorder.values.feed import FeedSpec
 
-    known = next((feed for feed in config.feeds if feed.name == args.provider), None)
-    if known is None and args.provider not in PROVIDERS:
+    known = [feed for feed in config.feeds if feed.name == args.provider]
+    if not known and args.provider not in PROVIDERS:
         names = [*PROVIDERS, *(feed.name for feed in config.feeds)]
         raise ConfigError(f"{args.provider!r} is no provider and no configured feed; {nearest(args.provider, names)}")
-    spec = known or next(
-        (feed for feed in config.feeds if feed.provider == args.provider),
-        FeedSpec(name=args.provider, provider=args.provider),
-    )
-    symbols = tuple(args.symbols) or (known.symbols if known is not None else ())
+    symbols = tuple(args.symbols) or (known[0].symbols if known else ())
     if not 0 < len(symbols) <= SYMBOLS_MAX:
         raise ConfigError(
             f"{len(symbols)} symbols; name 1 to {SYMBOLS_MAX}: recorder backfill {args.provider} SYMBOL …"
         )
-    options = {**spec.options, **dict(args.option)}
-    return msgspec.structs.replace(
-        spec,
-        name=args.feed or f"{args.provider}-history",
-        symbols=symbols,
-        options=options,
-        channels=PROVIDERS[spec.provider].channels[:1],
-        connection=0,
-        schedule=None,
-    )
+    of_provider = [feed for feed in config.feeds if feed.provider == args.provider]
+    found = known or [*of_provider, FeedSpec(name=args.provider, provider=args.provider)]
+    specs = [asked for feed in found for asked in _asked(args, feed, symbols)]
+    return next((spec for spec in specs if _remembers(spec, args.channel)), specs[0])
+
+
+def _asked(args: argparse.Namespace, feed: FeedSpec, symbols: tuple[str, ...]) -> list[FeedSpec]:
+    """The feed as one that is asked for its history, by channels that may have it."""
+    import msgspec
+
+    from recorder.feeds import PROVIDERS
+
+    name, options = args.feed or f"{args.provider}-history", {**feed.options, **dict(args.option)}
+    return [
+        msgspec.structs.replace(
+            feed, name=name, symbols=symbols, options=options, channels=channels, connection=0, schedule=None
+        )
+        for channels in dict.fromkeys((PROVIDERS[feed.provider].channels[:1], feed.channels, (args.channel,)))
+        if channels
+    ]
+
+
+def _remembers(spec: FeedSpec, channel: str) -> bool:
+    from recorder.feeds import make
+    from recorder.values.errors import ConfigError, SymbolError
+
+    try:
+        return channel in make(spec).capability().history_channels
+    except (ConfigError, SymbolError):
+        return False
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
