@@ -21,6 +21,7 @@ TIMEOUT_S = 10.0  # for a whole answer
 SECRET_CHARS_MIN = 8  # shorter words are no secrets: struck out, they would mangle an answer
 EXCERPT_CHARS = 200
 BUSY = (408, 425, 500, 502, 503, 504)  # statuses of a server that has a problem: another try may succeed
+PASSING = (*BUSY, 413, 499)  # also of those in between that gave up on the provider
 LIMITED = (418, 429)  # statuses of one that is asked too much
 BANNED_S = {418: 300.0, 403: 600.0}  # the shortest pauses after these, whatever else is said: who asks is banned
 WORDS_BYTES_MAX = 1000  # of an answer that can hold a provider's words for that; those with data are longer

@@ -10,7 +10,7 @@ from typing import Any
 from recorder.core import history, polled
 from recorder.core.history import Page
 from recorder.core.polled import unpacked
-from recorder.shell.history_client import BUSY, HistoryClient, Signer, excerpt, limited
+from recorder.shell.history_client import PASSING, HistoryClient, Signer, excerpt, limited
 from recorder.shell.pace import Pace
 from recorder.values.errors import ConfigError, Limited, RecorderError
 from recorder.values.feed import Capability, Historian, HistoryRequest, HttpRequest, HttpResponse, Poll
@@ -19,7 +19,6 @@ ATTEMPTS_MAX = 5  # of one request
 RETRY_FIRST_S = 0.5  # doubled with each further try
 LIMITED_S = 15.0  # how long a provider that is asked too fast is left alone when it does not say
 LIMITED_MAX_S = 300.0  # nobody waits longer at a prompt
-PASSING = (*BUSY, 413, 499)  # also of those in between that gave up on the provider
 
 
 class Unanswered(RecorderError):

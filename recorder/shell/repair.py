@@ -21,7 +21,7 @@ from recorder.core import history
 from recorder.core.frames import RESPONSE
 from recorder.core.gaps import Counts, Gap, GapBook
 from recorder.core.history import HISTORY_CONNECTION, Identity, Page
-from recorder.shell.history_client import BUSY, HistoryClient, excerpt, limited
+from recorder.shell.history_client import PASSING, HistoryClient, excerpt, limited
 from recorder.shell.pace import Pace
 from recorder.values.config import RepairConfig
 from recorder.values.errors import JournalFull, RecorderError
@@ -241,7 +241,7 @@ class Repairer:
             pace.answered()
             self._refused.pop((name, channel), None)
             return response
-        if status in BUSY:
+        if status in PASSING:
             raise _Again(f"HTTP {status}")
         words = f"{status} {excerpt(response)}"
         if self._refused.get((name, channel)) != words:
