@@ -102,8 +102,8 @@ class Leg(msgspec.Struct, frozen=True, gc=False):
     bid_size: Number = 0.0
     ask: Number = 0.0
     ask_size: Number = 0.0
-    volume: Number = 0.0
-    open_interest: Number = 0.0
+    volume: Number = NAN  # what is not said is not 0
+    open_interest: Number = NAN
     implied_volatility: Number = 0.0
     delta: float = NAN
     gamma: float = NAN
@@ -114,7 +114,7 @@ class Leg(msgspec.Struct, frozen=True, gc=False):
 
 _QUOTE = msgspec.json.Decoder(Quote, strict=False)
 _read_bar = msgspec.json.Decoder(Bar, strict=False).decode
-_read_leg = msgspec.json.Decoder(Leg, strict=False).decode
+_strict_leg = msgspec.json.Decoder(Leg, strict=False).decode
 _META = msgspec.json.Decoder(dict[str, str])
 
 
@@ -188,6 +188,14 @@ class Alphavantage:
 
     def poll_decoder(self, out: Scope) -> Callable[[str, bytes, int], None]:
         return decoder(out)
+
+
+def _read_leg(raw: Any) -> Leg:
+    """A text that says nothing is one that is not there. Raises what msgspec raises."""
+    if b'""' not in bytes(raw):
+        return _strict_leg(raw)
+    said = {name: value for name, value in msgspec.json.decode(raw, type=dict[str, Any]).items() if value != ""}
+    return _strict_leg(msgspec.json.encode(said))
 
 
 _NS = {"1m": MINUTE, "5m": 5 * MINUTE, "15m": 15 * MINUTE, "30m": 30 * MINUTE, "1h": HOUR}

@@ -190,6 +190,7 @@ class _Rows:
         if bid < 0 or ask < 0 or not TS_EVENT_MIN <= ts <= ts_recv + TS_AHEAD_MAX:
             raise FrameError(_misfit(ts, bid, ask))
         series = self._series.get(symbol)
+        bid, ask = bid if bid_size else 0, ask if ask_size else 0  # a side without price or without size is none
         self._append_quote(
             ts, ts_recv, self.of(symbol) if series is None else series, number, bid / SCALE or NAN,
             float(bid_size) if bid else NAN, ask / SCALE or NAN, float(ask_size) if ask else NAN, TEXT_NULL, TEXT_NULL,

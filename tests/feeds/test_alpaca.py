@@ -171,12 +171,17 @@ def test_an_updated_bar_is_flagged_and_a_daily_bar_has_its_timeframe():
     ]
 
 
-def test_a_side_without_anybody_is_null():
-    (row,) = both(array(QUOTE.replace('"bp":87.66,"bs":1', '"bp":0,"bs":0').replace('"bx":"U"', '"bx":""'))).rows(
-        "quotes"
-    )
-    assert not row.keys() & {"bid", "bid_size", "bid_exchange"}
-    assert (row["ask"], row["ask_size"], row["ask_exchange"]) == (87.68, 4.0, "Q")
+@pytest.mark.parametrize("nobody", ["", " "])
+def test_a_side_without_anybody_is_null(nobody):
+    quote = QUOTE.replace('"bp":87.66,"bs":1', '"bp":0,"bs":0').replace('"bx":"U"', f'"bx":"{nobody}"')
+    for row in both(array(quote, QUOTE, quote)).rows("quotes")[::2]:
+        assert not row.keys() & {"bid", "bid_size", "bid_exchange"}
+        assert (row["ask"], row["ask_size"], row["ask_exchange"]) == (87.68, 4.0, "Q")
+
+
+def test_a_price_band_that_is_suspended_has_no_prices():
+    (row,) = both(array(LULD.replace('"u":3.24,"d":2.65,"i":"B"', '"u":0,"d":0,"i":"D"'))).rows("statuses")
+    assert (row["code"], row.keys() & {"limit_up", "limit_down"}) == ("D", set())
 
 
 def test_a_correction_takes_its_trade_back_just_before_it_also_under_the_same_id():

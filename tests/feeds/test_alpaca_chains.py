@@ -122,6 +122,16 @@ def test_a_key_or_plan_that_is_refused_ends_the_round(keys, options, status):
     assert [answer for _, answer, _ in answers(feed_of("AAPL", **options), pages)] == [status]
 
 
+def test_a_page_without_contracts_is_an_empty_one_whether_it_says_so_by_null_or_not():
+    feed = Recorded("alpaca", ("AAPL",), channels=("options",))
+    for nothing in (b"null", b"{}"):
+        feed.poll("chain AAPL", b'{"trades":%s}' % nothing)
+        feed.poll("chain AAPL", b'{"snapshots":%s,"next_page_token":"more"}' % nothing)
+        feed.poll("chain AAPL", b'{"snapshots":{"AAPL240126C00050000":{}},"next_page_token":null}')
+    assert len(feed.rows("options_chain")) == 2
+    assert feed.rows("rejected") == []
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"message":"too many requests."}', b'{"snapshots":5}'])
 def test_what_is_no_chain_is_an_error(body):
     with pytest.raises(FrameError):
@@ -139,6 +149,19 @@ def test_one_bad_leg_is_rejected_and_its_neighbours_are_stored(name: str, leg: A
     body = json.dumps({"snapshots": {name: leg, "AAPL240126C00050000": {}}, "next_page_token": None}).encode()
     feed = Recorded("alpaca", ("AAPL",), channels=("options",)).poll("chain AAPL", body)
     assert len(feed.rows("options_chain")) == len(feed.rows("rejected")) == 1
+
+
+def test_what_is_null_in_a_leg_is_not_there():
+    leg = {
+        "latestQuote": {"t": "2024-02-02T20:59:59Z", "bp": 0.48, "bs": 396, "ap": None, "as": None, "bx": None},
+        "latestTrade": None, "dailyBar": {"v": None}, "greeks": {"delta": None}, "impliedVolatility": None,
+    }  # fmt: skip
+    body = json.dumps({"snapshots": {"AAPL240126P00050000": leg}, "next_page_token": None}).encode()
+    feed = Recorded("alpaca", ("AAPL",), channels=("options",)).poll("chain AAPL", body)
+    (row,) = feed.rows("options_chain")
+    assert (row["bid"], row["bid_size"]) == (0.48, 396.0)
+    assert not row.keys() & {"ask", "ask_size", "last", "volume", "iv", "delta", "greeks_source"}
+    assert feed.rows("rejected") == []
 
 
 def test_chains_are_a_feed_of_their_own():

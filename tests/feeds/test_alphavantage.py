@@ -114,6 +114,19 @@ def test_one_bad_contract_is_rejected_alone() -> None:
     assert len(talk.rows.rows("rejected")) == 2
 
 
+@pytest.mark.parametrize("nothing", ['""', "null"])
+def test_what_a_contract_does_not_say_is_null_and_the_contract_is_stored(nothing: str) -> None:
+    talk = Talk(channels=("options",))
+    names = ("last", "ask", "ask_size", "volume", "implied_volatility", "delta", "rho")
+    more = "".join(f',"{name}":{nothing}' for name in names)
+    leg = f'{{"contractID":"IBM260116C00150000","date":"2026-01-05","bid":"146.00","bid_size":"7"{more}}}'
+    talk.rows.poll("options IBM", f'{{"data":[{leg}]}}'.encode(), NOON)
+    (row,) = talk.rows.rows("options_chain")
+    assert (row["bid"], row["bid_size"]) == (146.0, 7.0)
+    assert not row.keys() & {"last", "ask", "ask_size", "volume", "open_interest", "iv", "delta", "rho"}
+    assert talk.rows.rows("rejected") == []
+
+
 def test_the_published_quote_is_the_day_so_far() -> None:
     talk = Talk(today="yes")
     talk.rows.poll("today AZN.LON", AZN, NOON)

@@ -150,13 +150,18 @@ def test_a_book_that_lacks_a_message_gives_no_more_quotes_until_the_next_session
     assert late.unknown == {"price level of a book that is not whole": 1}
 
 
-@pytest.mark.parametrize(("side", "names"), [(0, ("bid", "bid_size")), (1, ("ask", "ask_size"))])
-def test_a_side_without_a_price_is_null(side: int, names: tuple[str, str]) -> None:
-    cut = [slice(18, 30), slice(30, 42)][side]
+@pytest.mark.parametrize(
+    ("side", "cut"),
+    [
+        ("bid", slice(18, 30)), ("bid", slice(18, 22)), ("bid", slice(22, 30)),
+        ("ask", slice(30, 42)), ("ask", slice(38, 42)), ("ask", slice(30, 38)),
+    ],
+)  # fmt: skip
+def test_a_side_without_a_price_or_without_a_size_is_null(side: str, cut: slice) -> None:
     message = bytearray(QUOTE)
-    message[cut] = bytes(12)
+    message[cut] = bytes(cut.stop - cut.start)
     [row] = decoded(of(bytes(message))).rows("quotes")
-    assert not set(names) & row.keys()
+    assert not {side, f"{side}_size"} & row.keys()
     assert "bid" in row or "ask" in row
 
 

@@ -19,7 +19,7 @@ from recorder.values.chains import ChainFeed
 from recorder.values.errors import FrameError, SymbolError
 from recorder.values.feed import MINUTE, FeedSpec, HttpRequest, HttpResponse, ProviderInfo
 from recorder.values.history import PAGES_MAX, address
-from recorder.values.messages import INF, NAN, UNREADABLE, element_reader, option, quoted
+from recorder.values.messages import INF, NAN, UNREADABLE, element_reader, nulls_absent, option, quoted
 from recorder.values.schema import LONG_NULL, TEXT_NULL
 from recorder.values.symbols import ticker
 
@@ -74,9 +74,9 @@ class Leg(Struct, gc=False):
 class Page(Struct, gc=False):
     """{"snapshots":{"AAPL240126P00050000":{…}},"next_page_token":null}, or {"trades":{"AAPL":{"t":…,"p":…}}}"""
 
-    snapshots: dict[str, msgspec.Raw] | None = None
+    snapshots: dict[str, msgspec.Raw] | msgspec.UnsetType | None = msgspec.UNSET  # null: none
     next_page_token: str | None = None
-    trades: dict[str, Trade] | None = None
+    trades: dict[str, Trade] | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _read_page = msgspec.json.Decoder(Page, strict=False).decode
@@ -88,7 +88,7 @@ def read(body: bytes) -> Page:
         page: Page = _read_page(body)
     except UNREADABLE as error:
         raise FrameError(f"no chain: {error}") from None
-    if page.snapshots is None and page.trades is None:
+    if page.snapshots is msgspec.UNSET and page.trades is msgspec.UNSET:
         raise FrameError(f"neither snapshots nor trades: {body[:200]!r}")
     return page
 
@@ -132,27 +132,27 @@ def decoder(scope: Scope) -> Callable[[str, bytes, int], None]:
     is the underlying's last trade.
     """
     rounds = scope.kept("rounds")  # "at AAPL": when the round began; "price AAPL" in micros; absent: none open
-    read_leg = element_reader(Leg)
+    read_leg = nulls_absent(element_reader(Leg))
 
     def decode(key: str, body: bytes, ts_recv: int) -> None:
         kind, _, symbol = key.partition(" ")
         if kind != "chain" or not symbol:
             raise FrameError(f"{key[:40]!r}: a poll that this version does not know")
         page, at, price = read(body), f"at {symbol}", f"price {symbol}"
-        if page.trades is not None:
-            trade = page.trades.get(symbol)
+        if page.trades is not msgspec.UNSET:
+            trade = (page.trades or {}).get(symbol)
             rounds[at] = ts_recv
             rounds.pop(price, None)
             if trade is not None and 0.0 < trade.p < 1e9:
                 rounds[price] = round(trade.p * MICROS)
-        if page.snapshots is None:
+        if page.snapshots is msgspec.UNSET:
             return
         if not 0 <= ts_recv - rounds.get(at, -ROUND_NS_MAX) < ROUND_NS_MAX:
             rounds[at] = ts_recv
             rounds.pop(price, None)
         ts_event = rounds[at]
         worth = rounds[price] / MICROS if price in rounds else NAN
-        for name, raw in page.snapshots.items():
+        for name, raw in (page.snapshots or {}).items():
             try:
                 _append(scope, symbol, occ.parse(name), read_leg(raw), worth, ts_event, ts_recv)
             except (FrameError, SymbolError, *UNREADABLE) as error:

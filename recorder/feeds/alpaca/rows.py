@@ -145,8 +145,8 @@ class _Places(dict[str | None, int]):
         self._scope, self._columns = scope, columns
 
     def __missing__(self, letter: str | None) -> int:
-        number = self[letter] = self._scope.text(letter or None)
-        if letter:
+        number = self[letter] = self._scope.text(letter.strip() or None if letter else None)
+        if letter and number != TEXT_NULL:  # a space: nobody quotes on that side
             for column in self._columns:
                 self._scope.teach(column, letter, number)
         return number
@@ -419,7 +419,7 @@ def _luld_rows(scope: Scope, series: _Series) -> Store:
             raise FrameError(f"price band from {message.d} to {message.u}")
         append(
             _time(message.t, ts_recv), ts_recv, series[message.S], _LULD, text(message.i), TEXT_NULL, TEXT_NULL,
-            TEXT_NULL, message.u, message.d, text(message.z or None),
+            TEXT_NULL, message.u or _NAN, message.d or _NAN, text(message.z or None),
         )  # fmt: skip
 
     return row
