@@ -41,6 +41,8 @@ ZONE, EASTERN = "UTC", "America/New_York"  # of the snapshot (unverified), of la
 SYMBOLS_MAX = 1500  # as many as can be asked in the default interval
 PER_SECOND_MAX = 2.0  # no limit is documented; 500 chains take a little over four minutes
 NOT_MODIFIED = 304
+# What an answer is known by → how it is asked whether that has changed. That they are sent is unverified.
+VALIDATORS = {"etag": "If-None-Match", "last-modified": "If-Modified-Since"}
 # A symbol without options is a file that is not there: 403 of the storage behind the CDN (unverified), or 404.
 NO_FILE = (403, 404)
 
@@ -114,8 +116,9 @@ class Cboe(ChainFeed):
             if answer.body[:1] != b"{":
                 raise FrameError(f"no chain of {symbol}: {answer.body[:80]!r}")
             known.clear()
-            if etag := answer.headers.get("etag"):
-                known["If-None-Match"] = etag
+            for theirs, ours in VALIDATORS.items():
+                if value := answer.headers.get(theirs):
+                    known[ours] = value
 
         return ask
 

@@ -82,6 +82,14 @@ def test_a_sound_answer_gives_its_rows_and_again_none(provider, answer):
     assert decoded(provider, body, body) == (once, 0)
 
 
+def test_a_split_of_no_shares_is_rejected_beside_the_rest():
+    events = {str(n): {"date": 1598880600 + n, "numerator": 4, "denominator": n, "splitRatio": ""} for n in (0, 1)}
+    meta = {"exchangeTimezoneName": "America/New_York"}
+    body = json.dumps({"chart": {"result": [{"meta": meta, "events": {"splits": events}}], "error": None}})
+    rows, rejected = decoded("yahoo", body.encode())
+    assert (len(rows), rejected) == (1, 1)
+
+
 @settings(deadline=None)
 @given(st.data())
 def test_a_damaged_answer_gives_rows_rejects_or_a_frame_error(data):

@@ -134,6 +134,20 @@ def test_a_file_that_has_not_changed_is_not_sent_again():
     assert talk.round()[0].status == 200
 
 
+def test_what_an_answer_is_known_by_is_sent_back_as_long_as_the_answer_stands():
+    (poll,) = Talk().feed.polls()
+    modified = "Fri, 27 Nov 2026 18:00:00 GMT"
+    sent = []
+    for headers in ({"last-modified": modified}, {"last-modified": modified, "etag": '"7"'}, {}, {}):
+        asked = poll.ask()
+        sent.append(dict(next(asked).headers))
+        with pytest.raises(StopIteration):
+            asked.send(HttpResponse(200, headers, b"{}"))
+    validators = [{name: value for name, value in each.items() if name.startswith("If-")} for each in sent]
+    known = {"If-Modified-Since": modified}
+    assert validators == [{}, known, {**known, "If-None-Match": '"7"'}, {}]
+
+
 def test_a_symbol_without_options_is_an_error_of_its_own_poll():
     with pytest.raises(FrameError, match="Cboe has no options of ZZZZ: HTTP 403"):
         Talk("ZZZZ").round()

@@ -108,7 +108,7 @@ class Alpaca(Asked):
         found = []
         for kind, items in lists.items():
             if kind not in _KINDS:
-                refuse(f"corporate actions of an unknown kind {kind[:60]!r}", b"")
+                refuse(f"corporate actions of an unknown kind {kind[:60]!r}", msgspec.json.encode(items))
                 continue
             for raw in items:
                 try:

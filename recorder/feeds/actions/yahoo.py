@@ -96,6 +96,9 @@ class Yahoo(Asked):
         if chart.error is not None or not chart.result:
             raise FrameError(f"no chart: {str(chart.error)[:200]}")
         zone, events = chart.result[0].meta.exchangeTimezoneName, chart.result[0].events
+        for split in events.splits.values():
+            if split.denominator <= 0:
+                refuse(f"a split of {split.numerator:g} for {split.denominator:g}", msgspec.json.encode(split))
         splits = [(s.date, s.numerator / s.denominator) for s in events.splits.values() if s.denominator > 0]
         found = [
             Action(
