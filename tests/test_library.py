@@ -23,7 +23,8 @@ from recorder.shell.pace import Pace
 from recorder.shell.simulator.asked import AskedSimulator
 from recorder.shell.simulator.bars import made
 from recorder.shell.simulator.cboe import Cboe
-from recorder.values.errors import ConfigError, RecorderError
+from recorder.shell.simulator.yahoo import YahooPages
+from recorder.values.errors import ConfigError, FrameError, RecorderError
 from recorder.values.tables import TABLES
 
 SYMBOLS = {"coinbase": ["BTC-USD", "ETH-USD"], "alpaca": ["AAPL"]}
@@ -154,6 +155,38 @@ def test_corporate_actions_of_several_symbols_are_one_list(monkeypatch: pytest.M
     assert {(each.symbol, each.action_type, each.ratio) for each in actions} == {
         ("NVDA", "split", 10.0), ("AVGO", "split", 5.0)
     }  # fmt: skip
+
+
+def test_what_does_not_fit_of_an_answer_is_told_and_costs_no_other_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "wait_s", lambda pace, capability: 0.0)
+    good = {"id": "s", "ticker": "NVDA", "execution_date": "2024-06-10", "split_from": 1, "split_to": 10}
+    bad = {**good, "id": "b", "split_from": 0}
+
+    async def ask(url: str) -> Rows:
+        async with recorder.provider("polygon", keys=ACTION_KEYS, rest_url=url) as polygon:
+            found: Rows = await polygon.get_corporate_actions(["NVDA"], "2024-01-01", "2024-12-31")
+            return found
+
+    with serving(Providers(splits=[good, bad])) as served:
+        actions = asyncio.run(ask(served.url))
+    assert [each.action_id for each in actions] == ["s"]
+    assert actions.rejected == actions[:1].rejected == ("ZeroDivisionError: float division by zero",)
+    with serving(Providers(splits=[bad])) as served, pytest.raises(FrameError, match="division by zero"):
+        asyncio.run(ask(served.url))
+
+
+def test_bars_of_a_provider_of_two_interfaces_come_with_the_options_of_either() -> None:
+    day = 1_764_253_800  # 2025-11-27 14:30 UTC
+
+    async def ask(url: str, **options: str) -> Rows:
+        async with recorder.provider("yahoo", rest_url=url, **options) as yahoo:
+            found: Rows = await yahoo.get_bars("AAPL", day * 10**9, (day + 3600) * 10**9, "5m")
+            return found
+
+    with AskedSimulator(YahooPages(("AAPL",), lambda: (day + 7200) * 10**9)) as served:
+        found = [asyncio.run(ask(served.url, **options)) for options in ({}, {"api": "rest"})]
+    assert [bar.close for bar in found[0]] == [bar.close for bar in found[1]]
+    assert len(found[0]) > 1
 
 
 def test_what_a_provider_does_not_have_is_said_with_who_has() -> None:

@@ -48,6 +48,7 @@ SEGMENT_BYTES = 4 << 20  # of a stream's frames, which are forgotten once they a
 QUOTE_TIMEOUT_S = 30.0  # a quoted symbol has one within seconds; a closed market none
 STREAM_LOOK_S = 0.05  # the longest that a row waits for others
 STREAMED = ("websocket", "sse")  # transports that this listens to
+MARKET = (TRADES, QUOTES, BARS, OPTIONS_CHAIN, CORPORATE_ACTIONS)  # what may be asked for
 _TYPES = {"double": float, "long": int, "int": int, "timestamp": int}
 
 When = int | str | date | datetime
@@ -73,17 +74,20 @@ def row_type(table: Table) -> type[msgspec.Struct]:
 
 
 class Rows(Sequence[Any]):
-    """Rows of a table, as structs (see ``row_type``) or as a whole."""
+    """Rows of a table, as structs (see ``row_type``) or as a whole.
 
-    def __init__(self, table: Table, rows: Sequence[Any]) -> None:
-        self.table, self._rows = table, list(rows)
+    rejected  why parts of the answers are not among them: what does not fit costs no other row
+    """
+
+    def __init__(self, table: Table, rows: Sequence[Any], rejected: Sequence[str] = ()) -> None:
+        self.table, self._rows, self.rejected = table, list(rows), tuple(rejected)
 
     @overload
     def __getitem__(self, index: int) -> Any: ...
     @overload
     def __getitem__(self, index: slice) -> Rows: ...
     def __getitem__(self, index: int | slice) -> Any:
-        return Rows(self.table, self._rows[index]) if isinstance(index, slice) else self._rows[index]
+        return Rows(self.table, self._rows[index], self.rejected) if isinstance(index, slice) else self._rows[index]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -121,19 +125,29 @@ class _Fold:
 
     def __init__(self, spec: FeedSpec, kernels: KernelsConfig) -> None:
         self._pipeline, self._position = Pipeline(kernels, make), 0
-        self.add(SOURCE, msgspec.json.encode(msgspec.structs.replace(spec, connection=HISTORY_CONNECTION)))
+        self._found: dict[Table, list[Any]] = {}
+        self._rejected: list[str] = []
+        self._consume(SOURCE, msgspec.json.encode(msgspec.structs.replace(spec, connection=HISTORY_CONNECTION)))
 
-    def add(self, kind: int, payload: bytes) -> None:
+    def _consume(self, kind: int, payload: bytes) -> None:
         frames = frames_from_list([(kind, 0, time.time_ns(), payload)], self._position)
         self._position = frames.end
         self._pipeline.consume(frames)
 
-    def rows(self) -> dict[str, Rows]:
-        """What came of it so far, by table. Raises FrameError when an answer was none."""
+    def add(self, kind: int, payload: bytes) -> None:
+        """Take one answer. Raises FrameError when it gives nothing but rejects."""
+        self._consume(kind, payload)
         found = _sealed(self._pipeline)
-        for refused in found.get(REJECTED.name, ()):
-            raise FrameError(refused.reason)
-        return found
+        rejected = [each.reason for each in found.get(REJECTED.name, ())]
+        if rejected and not any(table.name in found for table in MARKET):
+            raise FrameError(rejected[0])
+        self._rejected += rejected
+        for rows in found.values():
+            self._found.setdefault(rows.table, []).extend(rows)
+
+    def rows(self, table: Table) -> Rows:
+        """What came of the answers."""
+        return Rows(table, self._found.get(table, ()), self._rejected)
 
 
 def _sealed(pipeline: Pipeline) -> dict[str, Rows]:
@@ -191,14 +205,15 @@ class Provider:
         """
         spec, feed = self._now("latest quote", "quotes", (*STREAMED, "poll"), (symbol,))
         if feed.capability().transport == "poll":
-            quotes = (await self._polled(spec)).get(QUOTES.name)
+            quotes = await self._polled(spec, QUOTES)
             if not quotes:
                 raise RecorderError(f"{self.name} sent no quote of {symbol}")
             return quotes[-1]
+        wanted = {name for shard in feed.shards() for name in shard.symbols}  # canonical
         async with asyncio.timeout(QUOTE_TIMEOUT_S):
             async for rows in self._stream(spec):
-                if quotes := rows.get(QUOTES.name):
-                    return quotes[-1]
+                if quoted := [quote for quote in rows.get(QUOTES.name, ()) if quote.symbol in wanted]:
+                    return quoted[-1]
         raise AssertionError("a stream ends by being left only")
 
     async def get_options_chain(self, symbol: str, expiration: str | date | None = None) -> Rows:
@@ -207,12 +222,12 @@ class Provider:
         if how is None:
             have = ", ".join(name for name in PROVIDERS if asking_options(name) is not None)
             raise NotOffered(f"{self.name} has no option chains to ask for; {have} have")
-        found = await self._polled(self._spec((CHANNEL,), (symbol,), **how))
-        chain = found.get(OPTIONS_CHAIN.name, Rows(OPTIONS_CHAIN, ()))
+        chain = await self._polled(self._spec((CHANNEL,), (symbol,), **how), OPTIONS_CHAIN)
         if expiration is None:
             return chain
         day = _ns(expiration, "expiration") // 86_400_000_000_000
-        return Rows(OPTIONS_CHAIN, [leg for leg in chain if leg.expiration // 86_400_000_000_000 == day])
+        legs = [leg for leg in chain if leg.expiration // 86_400_000_000_000 == day]
+        return Rows(OPTIONS_CHAIN, legs, chain.rejected)
 
     async def get_corporate_actions(self, symbols: Iterable[str], start: When, end: When) -> Rows:
         """Splits, dividends, symbol changes with ex dates in between. Raises NotOffered, ConfigError, Unanswered."""
@@ -223,11 +238,13 @@ class Provider:
             name=self.name, provider=self.name, channels=("actions",), url=self._url, rest_url=self._rest_url
         )
         found: list[Any] = []
+        rejected: list[str] = []
         for symbol in symbols:
             request = HistoryRequest(symbol, "actions", _ns(start, "start"), _ns(end, "end"))
-            rows = await self._asked(spec, make(spec, self._credentials(info)), request)
-            found += rows.get(CORPORATE_ACTIONS.name, ())
-        return Rows(CORPORATE_ACTIONS, found)
+            rows = await self._asked(spec, make(spec, self._credentials(info)), request, CORPORATE_ACTIONS)
+            found += rows
+            rejected += rows.rejected
+        return Rows(CORPORATE_ACTIONS, found, rejected)
 
     async def stream_trades(self, symbols: Iterable[str], callback: Callback) -> None:
         """Call ``callback`` with trades as they come, until cancelled or the context is left.
@@ -270,19 +287,28 @@ class Provider:
     async def _past(self, table: Table, symbol: str, start: When, end: When, timeframe: str = "") -> Rows:
         first, last = _ns(start, "start"), _ns(end, "end")
         info = PROVIDERS[self.name]
-        plain = self._spec(info.channels[:1], (symbol,))
-        feed = self._feed(plain)
+        plain, feed = self._of_past(info, table, symbol)
         if not _remembers(feed.capability(), table.name):
             have = [name for name in PROVIDERS if _remembers(_capability(name), table.name)]
             raise NotOffered(f"{self.name} has no history of {table.name}; {', '.join(have)} have")
         if table.name in feed.capability().history_channels:
             request = HistoryRequest(symbol, table.name, first, last, timeframe=timeframe)
-            found = await self._asked(plain, feed, request)
+            rows = await self._asked(plain, feed, request, table)
         else:
             named = {"timeframe": timeframe} if "timeframe" in info.options else {}
-            found = await self._polled(self._spec((table.name,), (symbol,), **named))
-        rows = found.get(table.name, ())
-        return Rows(table, [row for row in rows if first <= row.ts_event <= last])
+            rows = await self._polled(self._spec((table.name,), (symbol,), **named), table)
+        return Rows(table, [row for row in rows if first <= row.ts_event <= last], rows.rejected)
+
+    def _of_past(self, info: ProviderInfo, table: Table, symbol: str) -> tuple[FeedSpec, Any]:
+        """The feed whose past is asked for: its first channel will do, unless the options are those of another."""
+        plain = self._spec(info.channels[:1], (symbol,))
+        try:
+            return plain, self._feed(plain)
+        except ConfigError:
+            if table.name not in info.channels:
+                raise
+            own = self._spec((table.name,), (symbol,))
+            return own, self._feed(own)
 
     @contextlib.contextmanager
     def _questions(self, spec: FeedSpec, capability: Any, keys: Mapping[str, str]) -> Iterator[Questions]:
@@ -293,20 +319,20 @@ class Provider:
         finally:
             questions.close()
 
-    async def _asked(self, spec: FeedSpec, feed: Any, request: HistoryRequest) -> dict[str, Rows]:
+    async def _asked(self, spec: FeedSpec, feed: Any, request: HistoryRequest, table: Table) -> Rows:
         fold = _Fold(spec, self._kernels)
         with self._questions(spec, feed.capability(), {}) as questions:
             async for payload in questions.history(feed, request):
                 fold.add(RESPONSE, payload)
-        return fold.rows()
+        return fold.rows(table)
 
-    async def _polled(self, spec: FeedSpec) -> dict[str, Rows]:
+    async def _polled(self, spec: FeedSpec, table: Table) -> Rows:
         feed, fold = self._feed(spec), _Fold(spec, self._kernels)
         with self._questions(spec, feed.capability(), self._credentials(PROVIDERS[self.name])) as questions:
             for poll in feed.polls():
                 async for payload in questions.poll(poll):
                     fold.add(POLLED, payload)
-        return fold.rows()
+        return fold.rows(table)
 
     async def _stream(self, spec: FeedSpec) -> AsyncIterator[dict[str, Rows]]:
         """Rows by table as they come; the connections end when this is left."""
