@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from recorder.commands.replay import Summary, replay
-from recorder.shell.captures import open_capture
+from recorder.shell.captures import Capture, Item, open_capture
 from recorder.values.config import BatchConfig, Config, QuestdbConfig
+from recorder.values.errors import CaptureError
 from recorder.values.feed import FeedSpec
 from recorder.values.symbols import binance_canonical, bybit_canonical, canonical_pair, okx_canonical
 from recorder.values.tables import TABLES
@@ -61,6 +62,21 @@ def canonical(spec: FeedSpec, symbol: str) -> str:
         quote = 4 if symbol.endswith(("usdc", "usdt")) else 3
         return f"{symbol[:-quote]}-{symbol[-quote:]}".upper()
     return canonical_pair(symbol.replace("/", "-"))
+
+
+def read(capture: Capture) -> tuple[list[Item], str]:
+    """What comes out of a recording, the second time as the first, and what it tells at its end."""
+    results = []
+    for _ in range(2):
+        items, told = [], ""
+        try:
+            for item in capture:
+                items.append(item)  # noqa: PERF402 (what came before an error counts)
+        except CaptureError as error:
+            told = str(error)
+        results.append((items, told))
+    assert results[0] == results[1]
+    return results[0]
 
 
 class Recordings:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from recorder.values.config import Config
-from recorder.values.errors import RecorderError, nearest
+from recorder.values.errors import CaptureError, RecorderError, nearest
 
 APPLY_TIMEOUT_S = 600.0  # for the last rows to become queryable; a day of ticks takes seconds
 VIEWS_TIMEOUT_S = 60.0  # for bars to follow; rows are queryable before
@@ -51,6 +51,7 @@ class Summary:
     rejected: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
+    unread: str = ""  # what of the recordings could not be read, the first of it with its place
     seconds: float = 0.0
 
 
@@ -60,6 +61,8 @@ def run(args: argparse.Namespace, config: Config) -> int:
         sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
     else:
         _print(summary)
+    if summary.unread:
+        raise CaptureError(summary.unread)
     return 0
 
 
@@ -84,7 +87,7 @@ def replay(
 
     A journal gives the rows that it gave when it was recorded, under the names that its feeds had. Rows of captures are
     named after the configured feed of the same provider and options, so that they join what was recorded live. Several
-    recordings are merged by receive time.
+    recordings are merged by receive time. What of them cannot be read is passed over and told in the summary.
     """
     from recorder.commands.load import loader, refresh_views
     from recorder.feeds import PROVIDERS
@@ -103,8 +106,12 @@ def replay(
     whole = recordings[0] if len(recordings) == 1 else captures.merge(recordings)
     started = time.monotonic()
     with loader(config, logs.get("recorder")) as load:
-        for frames in _paced(captures.to_frames(whole), pace):
-            load.frames(frames)
+        unread = ""
+        try:
+            for frames in _paced(captures.to_frames(whole), pace):
+                load.frames(frames)
+        except CaptureError as error:
+            unread = str(error)
         load.finish(APPLY_TIMEOUT_S)
         refresh_views(config, VIEWS_TIMEOUT_S)
         pipeline = load.pipeline
@@ -115,6 +122,7 @@ def replay(
             rejected=sum(source.rejected for source in pipeline.sources.values()),
             skipped=dict(whole.skipped) | ({"http": whole.http} if whole.http else {}),
             unknown={f"{feed}: {what}": count for (feed, what), count in sorted(pipeline.out.unknown.items())},
+            unread=unread,
             seconds=round(time.monotonic() - started, 3),
         )
 

@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recorder.values.errors import ConfigError
+from recorder.values.errors import CaptureError, ConfigError
 
 if TYPE_CHECKING:
     from recorder.shell.simulator import Simulator
     from recorder.shell.simulator.fix import FixSimulator
 
 NEEDS_CONFIG = False
+UNASKED_MAX = 12  # subscriptions named
 
 
 def add(subparsers: Any) -> None:
@@ -71,12 +72,28 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace, config: Any) -> int:
     import uvloop
 
+    from recorder.shell.simulator import Simulator
+
     simulator = _fix(args) if (args.synthetic or "").strip() == "fix" else _simulator(args)
     uvloop.run(_serve(simulator, args.once))
     if args.truth is not None:
         truths = simulator.truth if isinstance(simulator.truth, dict) else {"fix": simulator.truth}
         truth = {name: truth.as_dict() for name, truth in truths.items()}
         args.truth.write_text(json.dumps(truth, indent=1) + "\n")
+    return _told(simulator) if isinstance(simulator, Simulator) and args.paths else 0
+
+
+def _told(simulator: Simulator) -> int:
+    """Say what of the recordings was not sent, and why. Raises CaptureError for what could not be read."""
+    for provider, truth in simulator.truth.items():
+        if truth.unasked:
+            names = sorted(name for name in truth.unasked if name)
+            shown = [f"{name} ({truth.unasked[name]:,})" for name in names[:UNASKED_MAX]]
+            shown += [f"{len(names) - UNASKED_MAX:,} more"] if len(names) > UNASKED_MAX else []
+            shown += [f"no subscription ({truth.unasked['']:,})"] if "" in truth.unasked else []
+            print(f"{provider}: not sent, as no client asked for it: frames of {', '.join(shown)}", file=sys.stderr)
+    if simulator.unread:
+        raise CaptureError("\n".join(simulator.unread.values()))
     return 0
 
 

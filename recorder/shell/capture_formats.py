@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import binascii
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
@@ -35,9 +33,9 @@ from recorder.values.feed import FeedSpec
 
 Item = tuple[int, int, int, bytes]  # index into specs (or NO_SOURCE), kind, ts_recv in ns, payload
 
-HEAD_BYTES = 80  # of a message, in which the stream's name is
+FAULTS_TOLD_MAX = 20  # of several recordings read as one: what each said, at most
+TS_MAX = 1 << 63  # ns since 1970: the year 2262; later ones are no times of this world
 
-_PREFIXES = {"spot_": "spot", "usdm_": "usdm", "cm_": "coinm"}  # of hftbacktest file names
 _PLAIN = {
     ("alpaca", "feed"): "iex",
     ("binance", "market"): "spot",
@@ -60,7 +58,8 @@ class Capture:
     journal  gives a journal's frames as it holds them, declarations and positions included; None where it is none, or
              is to be read as another provider's
     extent   where a journal's frames begin and end, as positions
-    Iterating raises CaptureError at the first line that does not fit, naming it.
+    What does not fit is passed over: iterating gives all that can be read, and raises CaptureError at its end, with how
+    much did not fit and what was the first of it.
     """
 
     def __init__(
@@ -72,18 +71,37 @@ class Capture:
     ) -> None:
         self.path, self.specs, self._read, self.journal = path, specs, read, journal
         self.extent = (0, 0)
-        self.frames = self.http = 0
+        self.frames = self.http = self._wrong = 0
         self.skipped: dict[str, int] = {}
+        self._faults: list[str] = []
 
     def __iter__(self) -> Iterator[Item]:
-        self.frames = self.http = 0
-        self.skipped = {}
-        for item in self._read(self):
-            self.frames += item[1] in (TEXT, BINARY)
-            yield item
+        self.frames = self.http = self._wrong = 0
+        self.skipped, self._faults = {}, []
+        try:
+            for item in self._read(self):
+                self.frames += item[1] in (TEXT, BINARY)
+                yield item
+        except CaptureError as error:  # nothing behind it can be read
+            self.also(error)
+        if self._faults:
+            if self._wrong > 1:
+                self._faults[0] += f" ({self._wrong:,} lines do not fit and were passed over)"
+            raise CaptureError("; ".join(self._faults))
 
     def skip(self, what: str) -> None:
         self.skipped[what] = self.skipped.get(what, 0) + 1
+
+    def pass_over(self, error: CaptureError) -> None:
+        """A line that does not fit: what follows it is read all the same."""
+        self._wrong += 1
+        if self._wrong == 1:
+            self._faults.insert(0, str(error))
+
+    def also(self, error: CaptureError) -> None:
+        """What a recording that this one is made of told at its end."""
+        if len(self._faults) < FAULTS_TOLD_MAX:
+            self._faults.append(str(error))
 
 
 def told_apart(spec: FeedSpec) -> dict[str, str]:
@@ -91,7 +109,7 @@ def told_apart(spec: FeedSpec) -> dict[str, str]:
     return {name: value for name, value in spec.options.items() if _PLAIN.get((spec.provider, name)) != value}
 
 
-def _spec(provider: str, options: dict[str, str]) -> FeedSpec:
+def spec_of(provider: str, options: dict[str, str]) -> FeedSpec:
     extra = [value for name, value in options.items() if _PLAIN.get((provider, name)) != value]
     spec = FeedSpec(name="-".join([provider, *extra]), provider=provider, options=dict(options))
     if options.get("market") == "option":  # such a feed has no quotes
@@ -101,110 +119,11 @@ def _spec(provider: str, options: dict[str, str]) -> FeedSpec:
     return spec
 
 
-# cryptofeed logs
-
-
-def is_seconds(text: bytes) -> bool:
-    whole, dot, part = text.partition(b".")
-    return whole.isdigit() and (not dot or (part.isdigit() and len(part) <= 9))
-
-
-def _seconds(text: bytes) -> int:
-    """Unix seconds in decimals as ns, exactly: no float in between."""
-    whole, _, part = text.partition(b".")
-    return int(whole) * 1_000_000_000 + int(part.ljust(9, b"0"))
-
-
-def cryptofeed(path: Path, provider: str | None, options: dict[str, str] | None) -> Capture:
-    address = ""
-    for _, line in lines_of(path):
-        if line[:1].isdigit() or not line:
-            continue
-        head, _, rest = line.partition(b" ")
-        if rest.startswith(b"<-"):
-            address = head.decode("utf-8", "replace")
-            break
-        if rest.startswith(b"-> ") and not address:
-            address = head.decode("utf-8", "replace")
-    url = urlsplit(address)
-    host = url.hostname or ""
-    known = HOSTS.get(host + url.path) or HOSTS.get(host)
-    if known is None and provider is None:
-        named = {name.partition("/")[0] for name in HOSTS}
-        hosts = ", ".join(sorted(h for h in named if not h.startswith(("api.", "www.", "fapi", "dapi"))))
-        raise CaptureError(
-            f"{path}: recorded from {host or 'an address it does not name'!r}, which is no provider known here; "
-            f"known: {hosts}; name the provider to read it all the same"
-        )
-    spec = _spec(*overridden(known, provider, options))
-    return Capture(str(path), [spec], lambda capture: _read_cryptofeed(path, capture))
-
-
 def overridden(
     known: tuple[str, dict[str, str]] | None, provider: str | None, options: dict[str, str] | None
 ) -> tuple[str, dict[str, str]]:
     recognised = known if known is not None and provider in (None, known[0]) else (provider or "", {})
     return recognised[0], recognised[1] if options is None else options
-
-
-def _read_cryptofeed(path: Path, capture: Capture) -> Iterator[Item]:
-    for number, line in lines_of(path):
-        head, _, rest = line.partition(b" ")
-        if head.endswith(b":") and is_seconds(head[:-1]):
-            if rest.startswith((b"b'", b'b"')):
-                try:
-                    payload = ast.literal_eval(rest.decode("ascii"))
-                except (ValueError, SyntaxError) as error:
-                    raise wrong_line(path, number, "a Python bytes literal after the time", rest) from error
-                yield 0, BINARY, _seconds(head[:-1]), payload
-            else:
-                yield 0, TEXT, _seconds(head[:-1]), rest
-        elif not line.strip():
-            capture.skip("blank")
-        elif head == b"configuration:":
-            capture.skip("configuration")
-        else:
-            arrow, _, tail = rest.partition(b" ")
-            stamp, colon, text = tail.partition(b": ")
-            if not is_seconds(stamp) or arrow not in (b"<->", b"<-", b"->") or (arrow != b"<->" and not colon):
-                raise wrong_line(path, number, "a cryptofeed line (T: TEXT, ADDRESS <-> T, ADDRESS <- T: TEXT …)", line)
-            if arrow == b"->":
-                capture.http += 1
-            elif arrow == b"<-":
-                yield 0, SENT, _seconds(stamp), text
-            else:
-                yield 0, OPENED, _seconds(stamp), head
-
-
-# hftbacktest lines
-
-_LOCAL_SCALE = {16: 1000, 19: 1}  # digits of LOCAL → ns in its unit
-
-
-def hftbacktest(path: Path, provider: str | None, options: dict[str, str] | None) -> Capture:
-    market = next((market for prefix, market in _PREFIXES.items() if path.name.startswith(prefix)), None)
-    if market is None and (provider is None or (provider == "binance" and options is None)):
-        raise CaptureError(
-            f"{path}: hftbacktest lines do not say which market they are of; start the file name with "
-            f"{', '.join(_PREFIXES)} or name the provider and its options"
-        )
-    spec = _spec(*overridden(("binance", {"market": market}) if market else None, provider, options))
-    return Capture(str(path), [spec], lambda capture: _read_hftbacktest(path, capture))
-
-
-def _read_hftbacktest(path: Path, capture: Capture) -> Iterator[Item]:
-    for number, line in lines_of(path):
-        local, _, payload = line.partition(b" ")
-        scale = _LOCAL_SCALE.get(len(local))
-        if scale is None or not local.isdigit() or not payload.startswith(b"{"):
-            if not line:
-                capture.skip("blank")
-                continue
-            raise wrong_line(path, number, "LOCAL JSON, LOCAL of 16 digits (us) or 19 (ns)", line)
-        if payload.startswith((b'{"stream"', b'{"channel"')) or b'"stream"' in payload[:HEAD_BYTES]:
-            yield 0, TEXT, int(local) * scale, payload
-        else:
-            capture.skip("rest")  # a REST depth snapshot, taken on the way
 
 
 # Our own JSON lines
@@ -218,25 +137,27 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     spec: FeedSpec | None = None
 
 
-def _export_lines(path: Path) -> Iterator[tuple[int, _Line]]:
+def _export_lines(path: Path, wrong: Callable[[CaptureError], None], peek: bool = False) -> Iterator[tuple[int, _Line]]:
     decode = msgspec.json.Decoder(_Line).decode
-    for number, raw in lines_of(path):
+    for number, raw in lines_of(path, peek):
         if not raw.strip():
             continue
         try:
             line = decode(raw)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise wrong_line(path, number, f'{{"ts_recv":…,"feed":…,"payload":…}} ({error})', raw) from error
-        if line.spec is None and (line.ts_recv <= 0 or line.kind not in _KINDS):
-            raise wrong_line(path, number, f"ts_recv in ns since 1970 and a kind of {', '.join(_KINDS)}", raw)
+            wrong(wrong_line(path, number, f'{{"ts_recv":…,"feed":…,"payload":…}} ({error})', raw))
+            continue
+        if line.spec is None and (not 0 < line.ts_recv < TS_MAX or line.kind not in _KINDS):
+            wrong(wrong_line(path, number, f"ts_recv in ns since 1970 and a kind of {', '.join(_KINDS)}", raw))
+            continue
         yield number, line
 
 
 def export(path: Path, provider: str | None, options: dict[str, str] | None) -> Capture:
     specs: dict[str, FeedSpec] = {}
     known = {name: (name, dict[str, str]()) for name, _ in HOSTS.values()}  # a provider alone: with its defaults
-    known |= {_spec(*pair).name: pair for pair in HOSTS.values()}
-    for number, line in _export_lines(path):
+    known |= {spec_of(*pair).name: pair for pair in HOSTS.values()}
+    for number, line in _export_lines(path, lambda error: None, peek=True):  # which will be told on reading
         if line.spec is not None:
             spec = line.spec
             if provider or options is not None:
@@ -250,21 +171,21 @@ def export(path: Path, provider: str | None, options: dict[str, str] | None) -> 
                     f'{path}:{number}: nothing says of which provider feed "{line.feed}" is; put '
                     f'{{"feed":"{line.feed}","spec":{{"name":"{line.feed}","provider":…}}}} first or name the provider'
                 )
-            specs[line.feed] = msgspec.structs.replace(_spec(*overridden(named, provider, options)), name=line.feed)
+            specs[line.feed] = msgspec.structs.replace(spec_of(*overridden(named, provider, options)), name=line.feed)
     indexes = {name: index for index, name in enumerate(specs)}
 
     def read(capture: Capture) -> Iterator[Item]:
-        for number, line in _export_lines(path):
+        for number, line in _export_lines(path, capture.pass_over):
             if line.spec is not None:
                 continue
             try:
                 payload = (
                     base64.b64decode(line.payload, validate=True) if line.kind == "binary" else line.payload.encode()
                 )
-            except (binascii.Error, ValueError) as error:
-                raise wrong_line(
-                    path, number, "base64 in the payload of a binary frame", line.payload.encode()
-                ) from error
+            except (binascii.Error, ValueError):
+                shown = line.payload.encode("utf-8", "backslashreplace")
+                capture.pass_over(wrong_line(path, number, "base64 in the payload of a binary frame", shown))
+                continue
             yield indexes[line.feed], _KINDS[line.kind], line.ts_recv, payload
 
     return Capture(str(path), list(specs.values()), read)

@@ -6,7 +6,7 @@ import asyncio
 import http
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from websockets.http11 import Request, Response
 
 from recorder.core.frames import BINARY, TEXT
 from recorder.core.market import KIND, TRADE, TS, Market, Ring
-from recorder.shell.captures import Capture, merge
+from recorder.shell.captures import Capture, Item, merge
 from recorder.shell.simulator.client import Client, frame_bytes
 from recorder.shell.simulator.render import warm
 from recorder.shell.simulator.rest import Answer
@@ -24,7 +24,7 @@ from recorder.shell.simulator.stage import Commanded, Stage
 from recorder.shell.simulator.truth import VenueTruth
 from recorder.shell.simulator.venue import MESSAGE_BYTES_MAX, Conversation
 from recorder.shell.simulator.venues import CONVERSATIONS, default_path, make_venue, venue_key
-from recorder.values.errors import ConfigError, RecorderError, nearest
+from recorder.values.errors import CaptureError, ConfigError, RecorderError, nearest
 
 PORTS = range(20_000, 30_000)
 SETTLE_S = 0.2  # after the last subscription, before the first event: a client subscribes in several messages
@@ -79,6 +79,7 @@ class Simulator(Commanded):
         self._server: Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         rules = rules or {}
+        self.unread: dict[str, str] = {}  # recording → what of it could not be served
         recordings: dict[str, list[Capture]] = {}
         for capture in captures:
             keys = dict.fromkeys(venue_key(spec) for spec in capture.specs)
@@ -313,12 +314,14 @@ class Simulator(Commanded):
         await self._settle(lambda: [client])
         start, first, pending, frames = self._clock(), None, bytearray(), 0
         ours = [venue_key(spec) == stage.venue.key for spec in capture.specs]
-        for index, kind, ts, payload in capture:
+        for index, kind, ts, payload in self._readable(capture):
             if kind not in (TEXT, BINARY) or not ours[index]:
                 continue
             first = ts if first is None else first
             key = _key_of(conversation, payload)
+            name = "" if key is None else f"{key[0]} {key[1]}"
             if key is None or not conversation.wants(*key):
+                stage.truth.unasked[name] = stage.truth.unasked.get(name, 0) + 1
                 continue
             due = 0 if self._speed is None else start + int((ts - first) / self._speed) - self._clock()
             if due > 0 or len(pending) >= PLAY_BYTES:
@@ -330,10 +333,16 @@ class Simulator(Commanded):
                 return
             pending += frame_bytes(conversation.renumbered(payload), kind)
             frames += 1
-            name = f"{key[0]} {key[1]}"
             stage.truth.recorded[name] = stage.truth.recorded.get(name, 0) + 1
         self._flush(stage, client, pending, frames)
         stage.finished.set()
+
+    def _readable(self, capture: Capture) -> Iterator[Item]:
+        """All that can be read of a recording; what cannot is noted."""
+        try:
+            yield from capture
+        except CaptureError as error:
+            self.unread[capture.path] = str(error)
 
     def _flush(self, stage: Stage, client: Client, pending: bytearray, frames: int) -> None:
         if pending and client.write(bytes(pending)):

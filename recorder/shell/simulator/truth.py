@@ -61,6 +61,7 @@ class VenueTruth:
         self.dropped: list[tuple[str, int]] = []  # (symbol, trade id) left out on command
         self.duplicated: list[tuple[str, int]] = []
         self.recorded: dict[str, int] = {}  # frames of a recording, by "channel symbol"
+        self.unasked: dict[str, int] = {}  # those that a client did not subscribe to; "" if nobody can
 
     def happened(self, events: np.ndarray) -> None:
         """Count new events, before anything is left out."""
@@ -108,5 +109,6 @@ class VenueTruth:
             "trades": sum(t.sent for t in self.symbols.values()),
             "distinct": sum(t.distinct for t in self.symbols.values()),
             "quotes": sum(t.quotes for t in self.symbols.values()),
-            "dropped": self.dropped, "duplicated": self.duplicated, "recorded": self.recorded, "symbols": symbols,
+            "dropped": self.dropped, "duplicated": self.duplicated, "recorded": self.recorded, "unasked": self.unasked,
+            "symbols": symbols,
         }  # fmt: skip
