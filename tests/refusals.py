@@ -244,6 +244,8 @@ LIVE = [
     Row("okx", "channel-conn-count-error", says("channel-conn-count-error"),
         ((GONE, "too many connections ask for trades-all"), UP), again(60)),
     Row("okx", "4004", says("4004"), ((GONE, "4004 No data received in 30s"), UP), again()),
+    Row("okx", "4004 behind a notice", says("60005"),
+        (("notice.received", "60005"), (GONE, "4004 No data received in 30s"), UP), again()),
     Row("deribit", "heartbeat", says("heartbeat"), (), GOES_ON),
     Row("deribit", "test_request", says("test_request"), (), GOES_ON),
     Row("deribit", "test_request unanswered", says("unanswered"), ((GONE, "no answer to a test request"), UP), again()),

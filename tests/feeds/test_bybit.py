@@ -378,7 +378,7 @@ def test_the_ticker_of_an_option_is_a_leg_with_its_greeks() -> None:
     assert feed.unknown == {}
 
 
-@pytest.mark.parametrize("fields", [{"symbol": "BTCUSDT"}, {"askPrice": "-1"}, {"delta": "x"}, {"gamma": 5}])
+@pytest.mark.parametrize("fields", [{"symbol": "BTCUSDT"}, {"askPrice": "-1"}, {"delta": "x"}, {"gamma": []}])
 def test_a_ticker_of_an_option_that_cannot_be_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(FrameError):
         Recorded("bybit", (), ("trades", "options"), market="option").decode(option_ticker(**fields))

@@ -110,9 +110,10 @@ def test_quotes_are_what_another_project_makes_of_the_same_messages(shared_data:
         ("coinbase", {"api": "advanced"}, "coinbase/ws_l2_*.json"),
         ("kraken", {}, "kraken/ws_[bl]*.json"),
         ("okx", {}, "okx/ws_books_*.json"),
+        ("okx", {}, "okx/ws_[fi]*.json"),
     ],
 )
-def test_books_are_known_and_passed_over(
+def test_books_and_what_else_is_not_recorded_are_known_and_passed_over(
     shared_data: Path, provider: str, options: dict[str, str], pattern: str
 ) -> None:
     feed, read = Recorded(provider, (), **options), 0

@@ -56,6 +56,10 @@ NOTICES: dict[str, tuple[Reply, ...]] = {
         ),
     ),
     "4004": (Close(4004, "No data received in 30s"),),
+    "60005": (  # before a close for silence (unverified)
+        json.dumps({"event": "notice", "code": "60005", "msg": "No data received in 30s", "connId": CONN_ID}),
+        Close(4004, "No data received in 30s"),
+    ),
 }  # fmt: skip
 
 
