@@ -5,24 +5,30 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import re
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from exchange_process import Exchange
+from msgspec.structs import replace
 from provider_of_actions import KEYS as ACTION_KEYS
 from provider_of_actions import Providers, serving
 from recorder_process import until
 
 import recorder
 from recorder.commands.library import NotOffered, Rows, row_type
+from recorder.feeds import PROVIDERS
 from recorder.shell.pace import Pace
 from recorder.shell.simulator.asked import AskedSimulator
 from recorder.shell.simulator.bars import made
 from recorder.shell.simulator.cboe import Cboe
+from recorder.shell.simulator.fix import FixSimulator
 from recorder.shell.simulator.yahoo import YahooPages
 from recorder.values.errors import ConfigError, FrameError, RecorderError
 from recorder.values.tables import TABLES
@@ -210,6 +216,185 @@ def test_what_a_provider_does_not_have_is_said_with_who_has() -> None:
     asyncio.run(each())
     with pytest.raises(ConfigError, match="did you mean coinbase"):
         recorder.provider("coinbse")
+
+
+def test_a_symbol_in_any_spelling_gives_the_rows_of_its_canonical_one(place: Exchange) -> None:
+    async def ask() -> list[Rows]:
+        async with provider(place, "coinbase") as coinbase:
+            return [await coinbase.get_bars(name, "2024-01-01", "2024-01-02", "1h") for name in ("BTC-USD", "btc/usd")]
+
+    canonical, spelled = asyncio.run(ask())
+    assert len(canonical) == 25
+    assert [replace(bar, ts_recv=0) for bar in spelled] == [replace(bar, ts_recv=0) for bar in canonical]
+
+
+ALPACA: dict[str, Any] = {"keys": KEYS, "url": "ws://127.0.0.1:1", "rest_url": "http://127.0.0.1:1"}
+DAYS = ("2024-01-01", "2024-01-02")
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda p: p.get_bars(7, *DAYS), "symbol is 7"),
+        (lambda p: p.get_bars(" ", *DAYS), "symbol is ' '"),
+        (lambda p: p.get_bars("*", *DAYS), "name each of them"),
+        (lambda p: p.get_bars("../account", *DAYS), "'../account' is not a ticker"),
+        (lambda p: p.get_bars("AAPL?x=1", *DAYS), "is not a ticker"),
+        (lambda p: p.get_bars("AAPL", *reversed(DAYS)), "start 2024-01-02 lies after end 2024-01-01"),
+        (lambda p: p.get_bars("AAPL", None, DAYS[1]), "start is None; expected a day"),
+        (lambda p: p.get_bars("AAPL", DAYS[0], 1.5), "end is 1.5; expected a day"),
+        (lambda p: p.get_bars("AAPL", True, DAYS[1]), "start is True"),
+        (lambda p: p.get_trades("AAPL", -1, 1), "outside of 1970 to 2262"),
+        (lambda p: p.get_bars("AAPL", *DAYS, None), "timeframe is None"),
+        (lambda p: p.get_options_chain("AAPL", "soon"), "expiration soon: no date"),
+        (lambda p: p.get_latest_quote(None), "symbol is None"),
+        (lambda p: p.stream_trades([], print), "empty list"),
+        (lambda p: p.stream_trades(7, print), "symbols are 7"),
+        (lambda p: p.stream_trades(["AAPL", 7], print), "symbol is 7"),
+        (lambda p: p.stream_trades("AAPL", None), "callback is a NoneType"),
+        (lambda p: p.get_corporate_actions([], *DAYS), "empty list"),
+        (lambda p: p.get_corporate_actions(["A/../B"], *DAYS), "is not a ticker"),
+    ],
+)
+def test_arguments_that_cannot_be_are_said_before_anybody_is_asked(ask: Any, words: str) -> None:
+    async def said() -> None:
+        async with recorder.provider("alpaca", **ALPACA) as alpaca:
+            await ask(alpaca)
+
+    with pytest.raises(RecorderError, match=re.escape(words)):
+        asyncio.run(said())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"fed": "sip"}, "alpaca.fed is not a key of a alpaca feed; did you mean feed?"),
+        ({"feed": "spi"}, 'alpaca.feed is "spi"; did you mean sip?'),
+        ({"feed": 7}, "alpaca.feed is 7"),
+        ({"url": "ws://10.0.0.1"}, "unencrypted"),
+        ({"url": "wss://x/?token=t"}, "holds a user, password, key or token"),
+        ({"keys": {"APCA_API_KEY": "k"}}, "nobody wants 'APCA_API_KEY'; did you mean APCA_API_KEY_ID?"),
+        ({"keys": {"APCA_API_KEY_ID": 7}}, "APCA_API_KEY_ID is a int; expected a text"),
+    ],
+)
+def test_settings_that_cannot_be_are_said_at_once(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        recorder.provider("alpaca", **settings)
+
+
+@pytest.mark.parametrize("name", ["alpaca", "alphavantage", "etrade", "polygon"])
+def test_keys_that_are_not_there_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in PROVIDERS[name].credentials:
+        monkeypatch.delenv(key, raising=False)
+
+    async def ask() -> None:
+        async with recorder.provider(name, url="ws://127.0.0.1:1", rest_url="http://127.0.0.1:1") as provider:
+            if name == "alphavantage":
+                await provider.get_bars("AAPL", *DAYS)
+            else:
+                await provider.get_latest_quote("AAPL")
+
+    with pytest.raises(ConfigError, match=f"{name} wants a key: set {' and '.join(PROVIDERS[name].credentials)} in"):
+        asyncio.run(ask())
+
+
+def test_a_stream_that_is_refused_for_good_says_so(place: Exchange) -> None:
+    async def listen() -> None:
+        settings = {"url": place.urls["alpaca"], "rest_url": place.rest_urls["alpaca"]}
+        async with recorder.provider("alpaca", keys={**KEYS, "APCA_API_SECRET_KEY": "wrong"}, **settings) as alpaca:
+            await asyncio.wait_for(alpaca.stream_trades("AAPL", print), DEADLINE_S)
+
+    with pytest.raises(RecorderError, match=r"alpaca: .*auth"):
+        asyncio.run(listen())
+
+
+@pytest.mark.parametrize("how", ["callback", "cancelled", "left", "quoted"])
+def test_nothing_is_left_of_a_stream_that_has_ended(
+    place: Exchange, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    async def listen() -> None:
+        came = asyncio.Event()
+
+        def more(rows: Rows) -> None:
+            came.set()
+            if how == "callback":
+                raise ZeroDivisionError("of the caller's")
+
+        async with provider(place, "coinbase") as coinbase:
+            if how == "quoted":
+                await coinbase.get_latest_quote("BTC-USD")
+            else:
+                streaming = asyncio.create_task(coinbase.stream_trades("BTC-USD", more))
+                await asyncio.wait_for(came.wait(), DEADLINE_S)
+                if how == "cancelled":
+                    streaming.cancel()
+                if how != "left":
+                    with pytest.raises((ZeroDivisionError, asyncio.CancelledError)):
+                        await streaming
+            if how != "left":
+                assert asyncio.all_tasks() == {asyncio.current_task()}
+                assert not [*tmp_path.iterdir()]
+        if how == "left":
+            await asyncio.wait({streaming}, timeout=DEADLINE_S)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert not [*tmp_path.iterdir()]
+
+    asyncio.run(listen())
+
+
+def test_all_who_ask_a_provider_keep_one_pace(place: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Pace] = []
+    turn = Pace.turn
+
+    async def noted(pace: Pace, capability: Any) -> None:
+        kept.append(pace)
+        await turn(pace, capability)
+
+    monkeypatch.setattr(Pace, "turn", noted)
+
+    async def ask() -> None:
+        async with provider(place, "alpaca") as one, provider(place, "alpaca") as other:
+            await asyncio.gather(*(each.get_bars("AAPL", *DAYS, "1h") for each in (one, one, other)))
+
+    asyncio.run(ask())
+    assert len(kept) >= 3
+    assert len({id(pace) for pace in kept}) == 1
+
+
+def test_a_fix_counterparty_is_listened_to_like_any_provider() -> None:
+    async def listen() -> tuple[Any, list[Any]]:
+        found: list[Any] = []
+        enough = asyncio.Event()
+
+        def more(rows: Rows) -> None:
+            found.extend(rows)
+            if len(found) >= 20:
+                enough.set()
+
+        async with FixSimulator(symbols=("EUR/USD",), rate=200) as venue:
+            settings = {"url": venue.url, "sender": "RECORDER", "target": "FEED", "names": "EUR-USD=EUR/USD"}
+            async with recorder.provider("fix", **settings) as counterparty:
+                quote = await counterparty.get_latest_quote("EUR-USD")
+                streaming = asyncio.create_task(counterparty.stream_trades("EUR-USD", more))
+                await asyncio.wait_for(enough.wait(), DEADLINE_S)
+                streaming.cancel()
+                await asyncio.gather(streaming, return_exceptions=True)
+        return quote, found
+
+    quote, found = asyncio.run(listen())
+    assert (quote.symbol, quote.bid < quote.ask) == ("EUR-USD", True)
+    assert {row.symbol for row in found} == {"EUR-USD"}
+    with pytest.raises(ConfigError, match='numbers = "keep" is for recorders'):
+        asyncio.run(kept_numbers())
+
+
+async def kept_numbers() -> None:
+    async with recorder.provider(
+        "fix", url="tcp://127.0.0.1:1", sender="A", target="B", numbers="keep"
+    ) as counterparty:
+        await counterparty.stream_trades("EUR-USD", print)
 
 
 def test_an_answer_that_is_an_error_is_raised(place: Exchange) -> None:

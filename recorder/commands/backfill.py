@@ -42,7 +42,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--timeframe", default="1m", metavar="LENGTH", help="of bars: 1m, 5m, 1h, 1d …; default 1m")
     parser.add_argument("--from", dest="start", type=filters.day, required=True, metavar="DAY", help="first UTC day")
     parser.add_argument("--to", dest="stop", type=filters.day, metavar="DAY", help="last UTC day; today")
-    parser.add_argument("--feed", type=filters.name, metavar="NAME", help="feed of the rows; PROVIDER-history")
+    parser.add_argument("--feed", type=filters.feed, metavar="NAME", help="feed of the rows; PROVIDER-history")
     parser.add_argument(
         "--option", type=_option, action="append", default=[], metavar="KEY=VALUE", help="of the provider"
     )
@@ -68,9 +68,11 @@ def _at_once(text: str) -> int:
 def spec_of(args: argparse.Namespace, config: Config) -> FeedSpec:
     """What to ask: a configured feed's provider, options and addresses, or a provider's own.
 
-    Of several feeds of the provider, and of their channels, the first whose history has what is wanted; where none has,
-    the first of all, whose refusal says why. Raises ConfigError, SymbolError.
+    Of several feeds of the provider the first whose history has what is wanted; where none has, the first of all, whose
+    refusal says why. Raises ConfigError.
     """
+    import msgspec
+
     from recorder.feeds import PROVIDERS
     from recorder.values.errors import ConfigError, nearest
     from recorder.values.feed import FeedSpec
@@ -85,35 +87,31 @@ def spec_of(args: argparse.Namespace, config: Config) -> FeedSpec:
             f"{len(symbols)} symbols; name 1 to {SYMBOLS_MAX}: recorder backfill {args.provider} SYMBOL …"
         )
     of_provider = [feed for feed in config.feeds if feed.provider == args.provider]
-    found = known or [*of_provider, FeedSpec(name=args.provider, provider=args.provider)]
-    specs = [asked for feed in found for asked in _asked(args, feed, symbols)]
-    return next((spec for spec in specs if _remembers(spec, args.channel)), specs[0])
-
-
-def _asked(args: argparse.Namespace, feed: FeedSpec, symbols: tuple[str, ...]) -> list[FeedSpec]:
-    """The feed as one that is asked for its history, by channels that may have it."""
-    import msgspec
-
-    from recorder.feeds import PROVIDERS
-
-    name, options = args.feed or f"{args.provider}-history", {**feed.options, **dict(args.option)}
-    return [
+    specs = [
         msgspec.structs.replace(
-            feed, name=name, symbols=symbols, options=options, channels=channels, connection=0, schedule=None
+            feed,
+            name=args.feed or f"{args.provider}-history",
+            symbols=symbols,
+            options={**feed.options, **dict(args.option)},
+            channels=PROVIDERS[feed.provider].channels[:1],
+            connection=0,
+            schedule=None,
         )
-        for channels in dict.fromkeys((PROVIDERS[feed.provider].channels[:1], feed.channels, (args.channel,)))
-        if channels
+        for feed in known or [*of_provider, FeedSpec(name=args.provider, provider=args.provider)]
     ]
+    return next((spec for each in specs if (spec := _remembering(each, args.channel))), specs[0])
 
 
-def _remembers(spec: FeedSpec, channel: str) -> bool:
-    from recorder.feeds import make
+def _remembering(spec: FeedSpec, channel: str) -> FeedSpec | None:
+    """The feed with a channel that goes with its options, if its history has what is wanted."""
+    from recorder.commands.past import historian
     from recorder.values.errors import ConfigError, SymbolError
 
     try:
-        return channel in make(spec).capability().history_channels
+        own, feed = historian(spec, channel, {})
     except (ConfigError, SymbolError):
-        return False
+        return None
+    return own if channel in feed.capability().history_channels else None
 
 
 def run(args: argparse.Namespace, config: Config) -> int:

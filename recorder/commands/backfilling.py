@@ -9,8 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from recorder.commands.asking import Asking, asking
-from recorder.feeds import PROVIDERS, make
+from recorder.commands.past import canonical, historian
+from recorder.feeds import PROVIDERS
+from recorder.shell.log import iso_ns
 from recorder.shell.pace import shared
 from recorder.shell.questions import Questions, Unanswered
 from recorder.values.config import Config, credentials
@@ -67,7 +71,8 @@ def pieces(symbols: tuple[str, ...], wanted: Wanted, capability: Capability, now
         step = end + 1 if capability.history_from_now else step
     if start > end:
         reach = f"; its history of {wanted.channel} reaches {window // LENGTHS['1d']} days back" if window else ""
-        raise ConfigError(f"nothing to ask for between --from and --to{reach}")
+        later = "lies after --to" if wanted.start > wanted.end else "has not come yet" if not reach else "is too early"
+        raise ConfigError(f"--from {iso_ns(wanted.start)[:10]} {later}: there is nothing to ask for{reach}")
     count = len(symbols) * (end // step - start // step + 1)
     if count > PIECES_MAX:
         raise ConfigError(f"{count:,} requests at least; ask for fewer days or symbols at a time")
@@ -81,24 +86,29 @@ def pieces(symbols: tuple[str, ...], wanted: Wanted, capability: Capability, now
     ]  # fmt: skip
 
 
-def _feed_of(spec: FeedSpec, wanted: Wanted) -> Any:
-    """The provider; what it cannot be asked for is said before anything is done. Raises ConfigError."""
+def _asked_of(spec: FeedSpec, wanted: Wanted) -> tuple[FeedSpec, Any]:
+    """The provider, and what it is asked as rows carry it; what it cannot be asked for is said before anything is done.
+
+    Raises ConfigError.
+    """
+    keys = credentials(PROVIDERS[spec.provider], os.environ)
     try:
-        feed: Any = make(spec, credentials(PROVIDERS[spec.provider], os.environ))
+        spec, feed = historian(spec, wanted.channel, keys)
         if not hasattr(feed, "history"):
             raise ConfigError(f"{spec.provider} has no history that could be asked for")
+        spec = msgspec.structs.replace(spec, symbols=canonical(spec, spec.symbols, keys))
         for symbol in spec.symbols:
             feed.history(HistoryRequest(symbol, wanted.channel, wanted.start, wanted.end, timeframe=wanted.timeframe))
     except SymbolError as error:
         raise ConfigError(str(error)) from error
-    return feed
+    return spec, feed
 
 
 async def backfill(
     config: Config, spec: FeedSpec, wanted: Wanted, log: Any, progress: Progress, at_once: int, again: bool
 ) -> Report:
     """Ask, journal and store. Raises ConfigError, DatabaseError, JournalLocked."""
-    feed = _feed_of(spec, wanted)
+    spec, feed = _asked_of(spec, wanted)
     capability: Capability = feed.capability()
     asked = pieces(spec.symbols, wanted, capability, time.time_ns())
     report, begun = Report(spec.name, len(asked)), time.monotonic()

@@ -8,9 +8,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from recorder.values.config_check import FEED_NAME
 from recorder.values.errors import ConfigError
 
-_NAME = re.compile(r"[\w.,:*/+ ()-]{1,128}")  # of feeds, symbols and channels: what any provider's names are made of
+# Of feeds, symbols and channels: what any provider's names are made of, ^GSPC and EURUSD=X too.
+_NAME = re.compile(r"[\w.,:*/+ ()^=#&$@-]{1,128}")
 
 
 def day(text: str) -> str:
@@ -27,6 +29,13 @@ def name(text: str) -> str:
     """A feed, symbol or channel as it may stand between quotes in SQL."""
     if not _NAME.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text[:60]!r} is no name of a feed, symbol or channel")
+    return text
+
+
+def feed(text: str) -> str:
+    """A name that a feed may have, to be given to rows."""
+    if not FEED_NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no name of a feed: 1 to 64 letters, digits, _ . or -")
     return text
 
 

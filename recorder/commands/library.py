@@ -15,109 +15,59 @@ import inspect
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import msgspec
 
 from recorder.commands.chain import asking_options
+from recorder.commands.library_arguments import When, checked_range, checked_symbol, checked_symbols, ns_of
+from recorder.commands.library_rows import Rows, row_type
 from recorder.commands.logins import session_of
+from recorder.commands.past import canonical, historian
+from recorder.core import fix_frames, frames, websocket_frames
 from recorder.core.encode_client import values_of
 from recorder.core.frames import POLLED, RESPONSE, SOURCE, Frames, frames_from_list
+from recorder.core.gate import Gate
 from recorder.core.history import HISTORY_CONNECTION
 from recorder.core.pipeline import Pipeline
-from recorder.feeds import ACTIONS, PROVIDERS, actions_info, make
+from recorder.feeds import ACTIONS, PROVIDERS, make
+from recorder.shell import fix
 from recorder.shell import log as logs
 from recorder.shell.connection import Connection
 from recorder.shell.history_client import HistoryClient
 from recorder.shell.journal import Journal
+from recorder.shell.pace import Pace
 from recorder.shell.poller import BODY_BYTES_MAX, TIMEOUT_S
 from recorder.shell.questions import Questions
 from recorder.values.chains import CHANNEL
-from recorder.values.config import KernelsConfig, LoginConfig, credentials
+from recorder.values.config import KernelsConfig, LoginConfig, credentials, wanted_credentials
+from recorder.values.config_check import checked_feed
 from recorder.values.errors import ConfigError, FrameError, RecorderError, nearest
-from recorder.values.feed import Capability, FeedSpec, HistoryRequest, ProviderInfo
+from recorder.values.feed import Capability, FeedSpec, HistoryRequest
 from recorder.values.schema import Table
+from recorder.values.symbols import ticker
 from recorder.values.tables import BARS, CORPORATE_ACTIONS, OPTIONS_CHAIN, QUOTES, REJECTED, TRADES
-from recorder.values.times import parse_time
 
 SEGMENT_BYTES = 4 << 20  # of a stream's frames, which are forgotten once they are rows
 QUOTE_TIMEOUT_S = 30.0  # a quoted symbol has one within seconds; a closed market none
 STREAM_LOOK_S = 0.05  # the longest that a row waits for others
-STREAMED = ("websocket", "sse")  # transports that this listens to
+STREAMED = ("websocket", "sse", "fix")  # transports that this listens to
+DAY_NS = 86_400 * 10**9
 MARKET = (TRADES, QUOTES, BARS, OPTIONS_CHAIN, CORPORATE_ACTIONS)  # what may be asked for
-_TYPES = {"double": float, "long": int, "int": int, "timestamp": int}
 
-When = int | str | date | datetime
-Callback = Callable[["Rows"], Awaitable[None] | None]
+Callback = Callable[[Rows], Awaitable[None] | None]
+
+# By provider and address: all who ask one in this process keep one pace, and open connections through one gate.
+_paces: dict[tuple[str, str | None], Pace] = {}
+_gates: dict[tuple[str, str | None], Gate] = {}
 
 
 class NotOffered(RecorderError):
     """The provider has no such thing; the text says who has."""
-
-
-@cache
-def row_type(table: Table) -> type[msgspec.Struct]:
-    """A struct with the table's columns: times int ns, numbers, texts; None for null."""
-    fields: list[Any] = []
-    for column in table.columns:
-        if column.name == "series":
-            fields += [("feed", str), ("symbol", str)]
-        else:
-            kind = _TYPES.get(column.type.kind, str)
-            fields.append((column.name, kind if column.name == "ts_event" else kind | None))
-    name = "".join(part.capitalize() for part in table.name.split("_"))
-    return msgspec.defstruct(name, fields, frozen=True, gc=False, module=__name__)
-
-
-class Rows(Sequence[Any]):
-    """Rows of a table, as structs (see ``row_type``) or as a whole.
-
-    rejected  why parts of the answers are not among them: what does not fit costs no other row
-    """
-
-    def __init__(self, table: Table, rows: Sequence[Any], rejected: Sequence[str] = ()) -> None:
-        self.table, self._rows, self.rejected = table, list(rows), tuple(rejected)
-
-    @overload
-    def __getitem__(self, index: int) -> Any: ...
-    @overload
-    def __getitem__(self, index: slice) -> Rows: ...
-    def __getitem__(self, index: int | slice) -> Any:
-        return Rows(self.table, self._rows[index], self.rejected) if isinstance(index, slice) else self._rows[index]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} rows of {self.table.name}>"
-
-    def arrow(self) -> Any:
-        """A pyarrow.Table; times are timestamps with nanoseconds, UTC. Needs the extra ``export``."""
-        import pyarrow as pa
-
-        kinds = {"double": pa.float64(), "long": pa.int64(), "int": pa.int32(), "timestamp": pa.timestamp("ns", "UTC")}
-        types = {column.name: kinds.get(column.type.kind, pa.string()) for column in self.table.columns}
-        names = row_type(self.table).__struct_fields__
-        columns = [pa.array([getattr(row, name) for row in self._rows], types.get(name, pa.string())) for name in names]
-        return pa.table(columns, names=list(names))
-
-    def pandas(self) -> Any:
-        """A pandas.DataFrame, by way of ``arrow``; whole numbers stay such beside nulls (Int64, Int32)."""
-        import pandas
-        import pyarrow as pa
-
-        whole = {pa.int64(): pandas.Int64Dtype(), pa.int32(): pandas.Int32Dtype()}
-        return self.arrow().to_pandas(types_mapper=whole.get)
-
-    def polars(self) -> Any:
-        """A polars.DataFrame, by way of ``arrow``. Needs polars."""
-        import polars
-
-        return polars.from_arrow(self.arrow())
 
 
 class _Fold:
@@ -130,9 +80,9 @@ class _Fold:
         self._consume(SOURCE, msgspec.json.encode(msgspec.structs.replace(spec, connection=HISTORY_CONNECTION)))
 
     def _consume(self, kind: int, payload: bytes) -> None:
-        frames = frames_from_list([(kind, 0, time.time_ns(), payload)], self._position)
-        self._position = frames.end
-        self._pipeline.consume(frames)
+        added = frames_from_list([(kind, 0, time.time_ns(), payload)], self._position)
+        self._position = added.end
+        self._pipeline.consume(added)
 
     def add(self, kind: int, payload: bytes) -> None:
         """Take one answer. Raises FrameError when it gives nothing but rejects."""
@@ -148,6 +98,13 @@ class _Fold:
     def rows(self, table: Table) -> Rows:
         """What came of the answers."""
         return Rows(table, self._found.get(table, ()), self._rejected)
+
+
+@cache
+def _compile() -> None:
+    """Compile what reads frames, or load it from the cache: up to a minute that no event loop should wait for."""
+    for module in (frames, websocket_frames, fix_frames, Pipeline(KernelsConfig(), make)):
+        module.warm()
 
 
 def _sealed(pipeline: Pipeline) -> dict[str, Rows]:
@@ -168,11 +125,23 @@ class Provider:
 
     def __init__(
         self, name: str, *, keys: Mapping[str, str] | None = None, url: str | None = None, rest_url: str | None = None,
-        kernels: KernelsConfig | None = None, **options: str,
+        kernels: KernelsConfig | None = None, **options: Any,
     ) -> None:  # fmt: skip
-        if name not in PROVIDERS and name not in ACTIONS:
-            raise ConfigError(f"{name!r} is no provider; {nearest(name, {*PROVIDERS, *ACTIONS})}")
-        self.name, self._keys, self._options = name, keys, options
+        if name not in PROVIDERS:
+            raise ConfigError(f"{name!r} is no provider; {nearest(name, PROVIDERS)}")
+        info = PROVIDERS[name]
+        given = {"url": url} if url is not None else {}
+        entry = {"name": name, "provider": name, "channels": list(info.channels), "symbols": ["X"], **given, **options}
+        checked = checked_feed("recorder.provider", entry, PROVIDERS, Path.cwd())
+        self._wanted = wanted_credentials(info, checked)
+        known = {*self._wanted, *(key for each in PROVIDERS.values() for key in each.credentials)}
+        for key, value in (keys or {}).items():  # those of other providers do no harm
+            if key not in known:
+                raise ConfigError(f"keys: nobody wants {key!r}; {nearest(key, self._wanted or known)}")
+            if not isinstance(value, str):
+                raise ConfigError(f"keys: {key} is a {type(value).__name__}; expected a text")
+        self._keys = {key: value for key, value in (keys or {}).items() if key in self._wanted}
+        self.name, self._options = name, {key: checked.options[key] for key in options}
         self._url, self._rest_url = url, rest_url
         self._kernels = kernels or KernelsConfig()
         self._log: Any = logs.get("recorder")
@@ -201,47 +170,45 @@ class Provider:
     async def get_latest_quote(self, symbol: str) -> Any:
         """The best bid and offer now: asked for, or the first that the stream sends.
 
-        Raises NotOffered, and TimeoutError when nobody quotes it.
+        Raises NotOffered, ConfigError, RecorderError when it is refused, and TimeoutError when nobody quotes it.
         """
-        spec, feed = self._now("latest quote", "quotes", (*STREAMED, "poll"), (symbol,))
+        spec, feed = self._now("latest quote", "quotes", (*STREAMED, "poll"), (checked_symbol(symbol),))
+        await asyncio.to_thread(_compile)  # before time is counted
         if feed.capability().transport == "poll":
             quotes = await self._polled(spec, QUOTES)
             if not quotes:
                 raise RecorderError(f"{self.name} sent no quote of {symbol}")
             return quotes[-1]
         wanted = {name for shard in feed.shards() for name in shard.symbols}  # canonical
-        async with asyncio.timeout(QUOTE_TIMEOUT_S):
-            async for rows in self._stream(spec):
+        async with asyncio.timeout(QUOTE_TIMEOUT_S), contextlib.aclosing(self._stream(spec)) as stream:
+            async for rows in stream:
                 if quoted := [quote for quote in rows.get(QUOTES.name, ()) if quote.symbol in wanted]:
                     return quoted[-1]
         raise AssertionError("a stream ends by being left only")
 
     async def get_options_chain(self, symbol: str, expiration: str | date | None = None) -> Rows:
         """Every contract on ``symbol``, or those that expire that day. Raises NotOffered, ConfigError, Unanswered."""
-        how = asking_options(self.name) if self.name in PROVIDERS else None
+        how = asking_options(self.name)
         if how is None:
             have = ", ".join(name for name in PROVIDERS if asking_options(name) is not None)
             raise NotOffered(f"{self.name} has no option chains to ask for; {have} have")
-        chain = await self._polled(self._spec((CHANNEL,), (symbol,), **how), OPTIONS_CHAIN)
-        if expiration is None:
-            return chain
-        day = _ns(expiration, "expiration") // 86_400_000_000_000
-        legs = [leg for leg in chain if leg.expiration // 86_400_000_000_000 == day]
-        return Rows(OPTIONS_CHAIN, legs, chain.rejected)
+        day = None if expiration is None else ns_of(expiration, "expiration") // DAY_NS
+        chain = await self._polled(self._spec((CHANNEL,), (checked_symbol(symbol),), **how), OPTIONS_CHAIN)
+        return Rows(OPTIONS_CHAIN, [leg for leg in chain if day in (None, leg.expiration // DAY_NS)], chain.rejected)
 
     async def get_corporate_actions(self, symbols: Iterable[str], start: When, end: When) -> Rows:
         """Splits, dividends, symbol changes with ex dates in between. Raises NotOffered, ConfigError, Unanswered."""
         if self.name not in ACTIONS:
             raise NotOffered(f"{self.name} tells no corporate actions; {', '.join(ACTIONS)} do")
-        info = actions_info(self.name)
         spec = FeedSpec(
             name=self.name, provider=self.name, channels=("actions",), url=self._url, rest_url=self._rest_url
         )
+        first, last = checked_range(start, end)
         found: list[Any] = []
         rejected: list[str] = []
-        for symbol in symbols:
-            request = HistoryRequest(symbol, "actions", _ns(start, "start"), _ns(end, "end"))
-            rows = await self._asked(spec, make(spec, self._credentials(info)), request, CORPORATE_ACTIONS)
+        for symbol in checked_symbols(symbols):
+            request = HistoryRequest(ticker(symbol), "actions", first, last)
+            rows = await self._asked(spec, make(spec, self._credentials(spec)), request, CORPORATE_ACTIONS)
             found += rows
             rejected += rows.rejected
         return Rows(CORPORATE_ACTIONS, found, rejected)
@@ -249,19 +216,32 @@ class Provider:
     async def stream_trades(self, symbols: Iterable[str], callback: Callback) -> None:
         """Call ``callback`` with trades as they come, until cancelled or the context is left.
 
-        Connections are kept, opened again and paced as the recorder does. Raises NotOffered, ConfigError.
+        Connections are kept, opened again and paced as the recorder does; they are closed when this ends, by an
+        exception of ``callback`` too. Raises NotOffered, ConfigError, and RecorderError for what the provider refuses.
         """
-        spec, _ = self._now("stream of trades", "trades", STREAMED, tuple(symbols))
-        async for rows in self._stream(spec):
-            if trades := rows.get(TRADES.name):
-                result = callback(trades)
-                if inspect.isawaitable(result):
-                    await result
+        if not callable(callback):
+            raise ConfigError(f"callback is a {type(callback).__name__}; expected a function that takes rows")
+        spec, _ = self._now("stream of trades", "trades", STREAMED, checked_symbols(symbols))
+        async with contextlib.aclosing(self._stream(spec)) as stream:
+            async for rows in stream:
+                if trades := rows.get(TRADES.name):
+                    result = callback(trades)
+                    if inspect.isawaitable(result):
+                        await result
 
     # Within
 
-    def _credentials(self, info: ProviderInfo) -> dict[str, str]:
-        return {**credentials(info, os.environ), **(self._keys or {})}
+    def _credentials(self, spec: FeedSpec | None = None, needed: bool = False) -> dict[str, str]:
+        """Of the environment and as given; nothing logs them. ``needed``: raises ConfigError when one is not there."""
+        info = PROVIDERS[self.name]
+        found = {**credentials(info, os.environ, spec), **self._keys}
+        missing = [key for key in self._wanted if key not in found and key not in info.optional]
+        if needed and missing:
+            names = " and ".join(missing)
+            raise ConfigError(f"{self.name} wants a key: set {names} in the environment, or give keys={{…}}")
+        for secret in found.values():
+            logs.redact(secret)
+        return found
 
     def _spec(self, channels: tuple[str, ...], symbols: tuple[str, ...], **options: str) -> FeedSpec:
         return FeedSpec(
@@ -274,7 +254,7 @@ class Provider:
     ) -> tuple[FeedSpec, Any]:
         """What a channel's newest is had with. Raises NotOffered where it does not come in one of these ways."""
         spec = self._spec((channel,), symbols)
-        if self.name in PROVIDERS and channel in PROVIDERS[self.name].channels:
+        if channel in PROVIDERS[self.name].channels:
             feed = self._feed(spec)
             if feed.capability().transport in transports:
                 return spec, feed
@@ -282,38 +262,35 @@ class Provider:
         raise NotOffered(f"{self.name} has no {what}; {', '.join(have)} have")
 
     def _feed(self, spec: FeedSpec) -> Any:
-        return make(spec, self._credentials(PROVIDERS[self.name]))
+        return make(spec, self._credentials(spec))
 
     async def _past(self, table: Table, symbol: str, start: When, end: When, timeframe: str = "") -> Rows:
-        first, last = _ns(start, "start"), _ns(end, "end")
+        first, last = checked_range(start, end)
+        if not isinstance(timeframe, str):
+            raise ConfigError(f"timeframe is {timeframe!r}; expected a text such as '1m', '1h' or '1d'")
         info = PROVIDERS[self.name]
-        plain, feed = self._of_past(info, table, symbol)
+        spec, keys = self._spec((), (checked_symbol(symbol),)), self._credentials()
+        plain, feed = historian(spec, table.name, keys)
         if not _remembers(feed.capability(), table.name):
             have = [name for name in PROVIDERS if _remembers(_capability(name), table.name)]
+            if self.name in have and self._url and not self._rest_url:
+                raise ConfigError(f"{self.name}: url is not the provider's own, so rest_url must say where its past is")
             raise NotOffered(f"{self.name} has no history of {table.name}; {', '.join(have)} have")
         if table.name in feed.capability().history_channels:
-            request = HistoryRequest(symbol, table.name, first, last, timeframe=timeframe)
+            (name,) = canonical(plain, plain.symbols, keys)
+            request = HistoryRequest(name, table.name, first, last, timeframe=timeframe)
             rows = await self._asked(plain, feed, request, table)
         else:
             named = {"timeframe": timeframe} if "timeframe" in info.options else {}
             rows = await self._polled(self._spec((table.name,), (symbol,), **named), table)
         return Rows(table, [row for row in rows if first <= row.ts_event <= last], rows.rejected)
 
-    def _of_past(self, info: ProviderInfo, table: Table, symbol: str) -> tuple[FeedSpec, Any]:
-        """The feed whose past is asked for: its first channel will do, unless the options are those of another."""
-        plain = self._spec(info.channels[:1], (symbol,))
-        try:
-            return plain, self._feed(plain)
-        except ConfigError:
-            if table.name not in info.channels:
-                raise
-            own = self._spec((table.name,), (symbol,))
-            return own, self._feed(own)
-
     @contextlib.contextmanager
-    def _questions(self, spec: FeedSpec, capability: Any, keys: Mapping[str, str]) -> Iterator[Questions]:
-        client, signer = HistoryClient(BODY_BYTES_MAX, TIMEOUT_S), session_of(spec, dict(keys), LoginConfig().dir)
-        questions = Questions(spec.provider, capability, self._log, client=client, signer=signer)
+    def _questions(self, spec: FeedSpec, capability: Any) -> Iterator[Questions]:
+        keys = self._credentials(spec, needed=True)
+        client, signer = HistoryClient(BODY_BYTES_MAX, TIMEOUT_S), session_of(spec, keys, LoginConfig().dir)
+        pace = _paces.setdefault((spec.provider, spec.rest_url), Pace())
+        questions = Questions(spec.provider, capability, self._log, pace, client, signer)
         try:
             yield questions
         finally:
@@ -321,51 +298,63 @@ class Provider:
 
     async def _asked(self, spec: FeedSpec, feed: Any, request: HistoryRequest, table: Table) -> Rows:
         fold = _Fold(spec, self._kernels)
-        with self._questions(spec, feed.capability(), {}) as questions:
+        with self._questions(spec, feed.capability()) as questions:
+            await asyncio.to_thread(_compile)
             async for payload in questions.history(feed, request):
                 fold.add(RESPONSE, payload)
         return fold.rows(table)
 
     async def _polled(self, spec: FeedSpec, table: Table) -> Rows:
         feed, fold = self._feed(spec), _Fold(spec, self._kernels)
-        with self._questions(spec, feed.capability(), self._credentials(PROVIDERS[self.name])) as questions:
+        with self._questions(spec, feed.capability()) as questions:
+            await asyncio.to_thread(_compile)
             for poll in feed.polls():
                 async for payload in questions.poll(poll):
                     fold.add(POLLED, payload)
         return fold.rows(table)
 
-    async def _stream(self, spec: FeedSpec) -> AsyncIterator[dict[str, Rows]]:
-        """Rows by table as they come; the connections end when this is left."""
-        keys, woken = self._credentials(PROVIDERS[self.name]), asyncio.Event()
-        feed = self._feed(spec)
+    async def _stream(self, spec: FeedSpec) -> AsyncGenerator[dict[str, Rows], None]:
+        """Rows by table as they come; the connections end when this is closed. Raises RecorderError when refused."""
+        keys, woken = self._credentials(spec, needed=True), asyncio.Event()
+        feed, gate = self._feed(spec), _gates.setdefault((spec.provider, spec.url), Gate())
+        fixed = feed.capability().transport == "fix"
+        if fixed and spec.options.get("numbers") == "keep":
+            raise ConfigError(f'{self.name}: numbers = "keep" is for recorders, which keep them; leave it out')
 
         def another(shard: FeedSpec) -> Any:
             return make(shard, keys)
 
+        await asyncio.to_thread(_compile)
         pipeline = Pipeline(self._kernels, make)
         with (
             tempfile.TemporaryDirectory(prefix="recorder-") as folder,
             Journal.open(Path(folder) / "journal", segment_bytes=SEGMENT_BYTES, compress=False) as journal,
         ):
+            connect = fix.connector(Path(folder)) if fixed else None
             connections = [
-                Connection(shard, another(shard), journal, woken.set, self._log, make_feed=another)
+                Connection(shard, another(shard), journal, woken.set, self._log, gate=gate, make_feed=another,
+                           connect=connect)
                 for shard in feed.shards()
-            ]
+            ]  # fmt: skip
             tasks = [asyncio.create_task(connection.run()) for connection in connections]
             self._tasks.update(tasks)
             position = journal.begin
             try:
                 while True:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(woken.wait(), STREAM_LOOK_S)
+                        async with asyncio.timeout(STREAM_LOOK_S):  # wait_for of 3.11 may swallow a cancellation
+                            await woken.wait()
                     woken.clear()
                     for task in tasks:
                         if task.done():
                             task.result()
-                    frames: Frames | None
-                    while (frames := journal.read(position)) is not None:
-                        pipeline.consume(frames)
-                        position = frames.end
+                    for connection in connections:
+                        if connection.session.fatal:  # trying again cannot help
+                            raise RecorderError(f"{self.name}: {connection.reason}")
+                    read: Frames | None
+                    while (read := journal.read(position)) is not None:
+                        pipeline.consume(read)
+                        position = read.end
                     journal.release(position)
                     if rows := _sealed(pipeline):
                         yield rows
@@ -392,14 +381,3 @@ def _remembers(capability: Capability | None, channel: str) -> bool:
         return False
     asked = capability.transport == "poll" and bool(capability.history) and channel in capability.channels
     return asked or channel in capability.history_channels
-
-
-def _ns(when: When, what: str) -> int:
-    """Of a day or moment as text, a date, a datetime (UTC where it says nothing), or ns themselves."""
-    if isinstance(when, int):
-        return when
-    if isinstance(when, datetime):
-        moment = when if when.tzinfo else when.replace(tzinfo=UTC)
-        since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-        return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
-    return parse_time(when.isoformat() if isinstance(when, date) else when, what)

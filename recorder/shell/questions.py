@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Generator
 from typing import Any
+from urllib.parse import urlsplit
 
 from recorder.core import history, polled
 from recorder.core.history import Page
@@ -100,7 +101,8 @@ class Questions:
             except ConfigError:
                 raise
             except OSError as error:
-                why, status = f"no answer: {error or type(error).__name__}", 0
+                host, said = str(urlsplit(http.url).hostname), str(error) or type(error).__name__
+                why, status = said if host in said else f"no answer from {host}: {said}", 0
                 continue
             self._pace.heed(response.headers)
             status = response.status

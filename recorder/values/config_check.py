@@ -29,7 +29,7 @@ SECRET_NAME = re.compile(
 _ENV_ONLY = frozenset({("questdb", "password")})
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\u3000\ufeff]")
 _OCC = re.compile(r"(?=.{21}$)[A-Z0-9]{1,6} *\d{6}[CP]\d{8}")  # padded with spaces to 21 characters
-_FEED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+FEED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _FEED_KEYS = frozenset({"name", "provider", "channels", "symbols", "url", "rest_url", "schedule", "enabled"})
 _TTL = re.compile(r"(\d{1,5})\s*(h|hours?|d|days?|w|weeks?|m|months?|y|years?)", re.I)
 _TTL_UNITS = {"H": "HOURS", "D": "DAYS", "W": "WEEKS", "M": "MONTHS", "Y": "YEARS"}
@@ -288,6 +288,21 @@ class Check:
         return tuple(result)
 
 
+def checked_feed(
+    source: str, entry: dict[str, Any], providers: Mapping[str, ProviderInfo], base: Path = Path()
+) -> FeedSpec:
+    """One feed that does not stand in a configuration, checked as if it did. Raises ConfigError, a line a problem.
+
+    source  who gave it, for the errors, which call it by its name
+    base    the folder at which its paths begin
+    """
+    check = Check(source, {}, base)
+    spec = _FeedEntry(check, str(entry.get("name")), source).spec(entry, providers)
+    if spec is None:
+        raise ConfigError("\n".join(check.problems))
+    return spec
+
+
 class _FeedEntry:
     """One [[feeds]] entry being checked."""
 
@@ -306,7 +321,7 @@ class _FeedEntry:
             advice = f"set {', '.join(info.credentials)} in the environment (or each with _FILE, naming a file)"
         entry = self.check.secret_free(self.where, entry, advice, self.source)
         name = entry.get("name")
-        if not isinstance(name, str) or not _FEED_NAME.fullmatch(name):
+        if not isinstance(name, str) or not FEED_NAME.fullmatch(name):
             self.problem(
                 "name",
                 f"is {shown(name)}; expected 1 to 64 letters, digits, _ . or -" if "name" in entry else "is missing",

@@ -55,8 +55,8 @@ _BYBIT_QUOTE = re.compile(
     r"([A-Z0-9]+?)(USDT|USDC|USDE|USD1|USDQ|USDR|USD|DAI|BTC|ETH|SOL|MNT|EUR|BRL|BRZ|TRY|PLN|GBP)"
 )
 
-# Letters of any script: Binance lists names such as 币安人生USDT.
-_TICKER = re.compile(r"[\w.*/+^#-]+")
+# Letters of any script: Binance lists names such as 币安人生USDT. Two dots are a way out of a folder, and no name's.
+_TICKER = re.compile(r"(?!.*\.\.)[\w.*/+^#-]+")
 
 
 def hashed_id(text: str) -> int:

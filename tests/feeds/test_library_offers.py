@@ -48,8 +48,8 @@ METHODS: dict[str, tuple[Callable[[str], bool], Callable[[Any, str], Awaitable[A
     "bars": (remembers("bars"), lambda p, symbol: p.get_bars(symbol, *RANGE)),
     "trades": (remembers("trades"), lambda p, symbol: p.get_trades(symbol, *RANGE)),
     "quotes": (remembers("quotes"), lambda p, symbol: p.get_quotes(symbol, *RANGE)),
-    "latest quote": (comes("quotes", "poll", "websocket", "sse"), lambda p, symbol: p.get_latest_quote(symbol)),
-    "stream": (comes("trades", "websocket", "sse"), lambda p, symbol: p.stream_trades([symbol], nothing)),
+    "latest quote": (comes("quotes", "poll", "websocket", "sse", "fix"), lambda p, symbol: p.get_latest_quote(symbol)),
+    "stream": (comes("trades", "websocket", "sse", "fix"), lambda p, symbol: p.stream_trades([symbol], nothing)),
     "chain": (comes("options", "poll"), lambda p, symbol: p.get_options_chain(symbol)),
     "actions": (lambda name: name in ACTIONS, lambda p, symbol: p.get_corporate_actions([symbol], *RANGE)),
 }
@@ -58,7 +58,9 @@ METHODS: dict[str, tuple[Callable[[str], bool], Callable[[Any, str], Awaitable[A
 async def said(name: str, ask: Callable[[Any, str], Awaitable[Any]]) -> Exception | None:
     """What comes of asking; None while a stream that nobody serves is tried again."""
     keys = dict.fromkeys(PROVIDERS[name].credentials, "not-a-real-value")
-    async with recorder.provider(name, keys=keys, url="ws://127.0.0.1:1", rest_url=NOWHERE) as provider:
+    own = {"sender": "A", "target": "B"} if name == "fix" else {}
+    url = f"{PROVIDERS[name].schemes[1]}://127.0.0.1:1"
+    async with recorder.provider(name, keys=keys, url=url, rest_url=NOWHERE, **own) as provider:
         try:
             async with asyncio.timeout(0.3):
                 await ask(provider, symbols_for(name, {}, 1)[0])

@@ -103,6 +103,16 @@ def test_nothing_is_asked_for_twice(configured: Path, fresh_tables: QuestDB) -> 
     assert bars(fresh_tables, "bf-deribit-history") == expected(FIRST, FIRST + 20 * 86_400 - 60, 60)
 
 
+def test_a_symbol_in_any_spelling_is_the_canonical_one(configured: Path, fresh_tables: QuestDB) -> None:
+    days = ("--from", "2024-01-01", "--to", "2024-01-01", "--timeframe", "1h")
+    said = backfill(configured, "bf-coinbase", "btc-usd", "BTC/USD", *days)
+    assert (said["pieces"], said["rows"]["bars"]) == (1, 24)
+    assert backfill(configured, "bf-coinbase", "BTC-USD", *days)["requests"] == 0
+    assert fresh_tables.sql.rows("SELECT DISTINCT symbol FROM bars WHERE feed = 'bf-coinbase-history'") == [
+        {"symbol": "BTC-USD"}
+    ]
+
+
 def test_a_backfill_that_is_killed_goes_on_where_it_was(configured: Path, fresh_tables: QuestDB) -> None:
     arguments = ("bf-alpaca", "--timeframe", "1m", "--from", "2024-01-01", "--to", "2024-04-30", "--feed", "killed")
     whole = 121 * 1440
@@ -165,6 +175,11 @@ def test_trades_of_history_are_those_that_were_recorded_and_stored_once(
         (("bf-okx", "--from", "2024-13-01"), "is no day"),
         (("bf-okx", "--from", "today", "--option", "market"), "write KEY=VALUE"),
         (("okx", "--from", "today"), "0 symbols"),
+        (("bf-okx", "--from", "today", "--feed", "../x"), "no name of a feed"),
+        (("bf-okx", "--from", "2024-01-02", "--to", "2024-01-01"), "--from 2024-01-02 lies after --to"),
+        (("bf-okx", "--from", "2200-01-02", "--to", "2200-01-03"), "--from 2200-01-02 has not come yet"),
+        (("bf-alpaca", "../account", "--from", "today"), "is not a ticker"),
+        (("polygon", "*", "--from", "today"), "name each of them"),
     ],
 )
 def test_what_cannot_be_asked_is_said_before_anything_is_done(
