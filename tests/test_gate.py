@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from recorder.core.frames import SENT
 from recorder.core.gate import BANNED_HOLD_NS, HOLD_NS_MAX, LIMITED_HOLD_NS, Gate
 from recorder.shell.connection import Connection
 from recorder.shell.journal import Journal
+from recorder.shell.pace import KeptGate
 from recorder.shell.simulator import Simulator
 from recorder.values.feed import HOUR, MINUTE, SECOND, FeedSpec
 
@@ -102,6 +104,25 @@ def test_a_refused_connection_makes_the_others_of_its_provider_wait(tmp_path: Pa
         assert told.lines[0][2]["retry_s"] >= 2
 
     asyncio.run(run())
+
+
+def test_who_starts_again_connects_no_sooner_than_the_provider_has_asked_for(tmp_path: Path) -> None:
+    wall = 1_790_000_000 * SECOND
+    before, beside = (kept_at(tmp_path, lambda: wall) for _ in range(2))
+    assert before.wait_ns(5 * SECOND, 60, EIGHT) == 0
+    before.refused(5 * SECOND, 429, 100 * SECOND)
+    before.refused(5 * SECOND, 503, 900 * SECOND)  # of one server
+    wall += 40 * SECOND
+    after = kept_at(tmp_path, lambda: wall)  # whose clock that never steps begins elsewhere
+    assert [gate.wait_ns(now, 60, EIGHT) for gate, now in ((before, 45 * SECOND), (beside, 7), (after, 0))] == [
+        60 * SECOND
+    ] * 3
+    wall += 61 * SECOND
+    assert kept_at(tmp_path, lambda: wall).wait_ns(0, 60, EIGHT) == 0
+
+
+def kept_at(folder: Path, wall: Callable[[], int]) -> KeptGate:
+    return KeptGate(folder / "held-binance", wall)
 
 
 def test_connections_of_a_provider_that_counts_messages_by_address_take_turns_to_send(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from recorder.shell.connection import Connection
 from recorder.shell.disk import PAUSE_REASON
 from recorder.shell.folder import Folder
 from recorder.shell.login import Session
-from recorder.shell.pace import Pace, shared
+from recorder.shell.pace import Pace, kept, shared
 from recorder.shell.poller import Poller
 from recorder.values.config import credentials, wanted_credentials
 from recorder.values.errors import ConfigError, RecorderError
@@ -255,7 +255,10 @@ class FeedRuns:
 
     def _open_missing(self, run: FeedRun, keys: Mapping[str, str], tasks: Tasks) -> None:
         """Open the connections that there shall be and are not."""
-        gate, there = self._gates.setdefault(run.spec.provider, Gate()), {c.spec.connection for c in run.connections}
+        provider, there = run.spec.provider, {c.spec.connection for c in run.connections}
+        if provider not in self._gates:
+            self._gates[provider] = kept(self._recording.config.journal.dir, provider)
+        gate = self._gates[provider]
 
         def made(spec: FeedSpec) -> Feed:
             return make(spec, keys)

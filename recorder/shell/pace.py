@@ -1,4 +1,5 @@
-"""How often one provider is asked over HTTP, by all who ask it: its rate, its quota, and when it wants a pause."""
+"""How often one provider is asked over HTTP, by all who ask it: its rate, its quota, when it wants a pause, and until when
+it wants no connection."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from recorder.core.gate import Gate
 from recorder.values.feed import MINUTE, SECOND, Capability
 
 LIMITED_S = 60.0  # the first pause for a provider that does not say how long; doubled with each further one in a row
@@ -203,6 +205,34 @@ class Pace:
         return round(self._window_s * SECOND)
 
 
+class KeptGate(Gate):
+    """A provider's door that remembers in a file until when nobody is to connect: to start again is no way past a ban.
+
+    wall  Unix ns
+    """
+
+    def __init__(self, path: Path, wall: Callable[[], int] = time.time_ns) -> None:
+        super().__init__()
+        self._used, self._wall = Used(path), wall
+
+    def wait_ns(self, now: int, per_minute_max: float, per_second_max: float) -> int:
+        if self._used.changed():
+            _, until = self._used.within(self._wall(), MINUTE)
+            self.held_until = max(self.held_until, now + until - self._wall() if until else 0)
+        return super().wait_ns(now, per_minute_max, per_second_max)
+
+    def refused(self, now: int, status: int, retry_after_ns: int | None) -> int:
+        hold_ns = super().refused(now, status, retry_after_ns)
+        if hold_ns:
+            self._used.add(-(self._wall() + hold_ns), self._wall(), MINUTE, KEPT_MIN)
+        return hold_ns
+
+
 def shared(journal: Path, provider: str) -> Pace:
     """The pace of all who ask a provider beside one journal: the recorder and every command."""
     return Pace(path=journal / f"quota-{provider}")
+
+
+def kept(journal: Path, provider: str) -> Gate:
+    """The door of a provider's connections of all who record beside one journal."""
+    return KeptGate(journal / f"held-{provider}")
