@@ -359,7 +359,12 @@ def test_symbols_are_spread_so_that_no_connection_has_more_streams_than_it_may(m
 
 def test_an_own_url_gets_the_path_unless_it_has_one():
     base = spec("usdm", ("quotes",))
-    for url, expected in (("ws://127.0.0.1:2000", "ws://127.0.0.1:2000/public/stream"), ("ws://h/x", "ws://h/x")):
+    for url, expected in (
+        ("ws://127.0.0.1:2000", "ws://127.0.0.1:2000/public/stream"),
+        ("ws://127.0.0.1:2000/", "ws://127.0.0.1:2000/public/stream"),
+        ("ws://h?timeUnit=MICROSECOND", "ws://h/public/stream?timeUnit=MICROSECOND"),
+        ("ws://h/x", "ws://h/x"),
+    ):
         replaced = FeedSpec(name="bn", provider="binance", channels=("quotes",), options=base.options, url=url)
         assert Binance(replaced).endpoint().url == expected
 

@@ -83,6 +83,7 @@ def pages(
     """Oldest first, from ``from_id`` on. Without ids, the aggregated trades say which was the first since ``start``.
 
     name  the symbol as Binance writes it
+    A page may hold less than was asked for: an empty one is the end.
     """
     headers = (("X-MBX-TIME-UNIT", "MICROSECOND"),) if microseconds else ()
     path = AGGREGATED[market] if aggregated else SINGLE
@@ -99,13 +100,13 @@ def pages(
         last = None
         if not since:
             return
-        if aggregated and (len(since) < PAGE or _past(since[-1], request)):
+        if aggregated and _past(since[-1], request):
             return
         first = since[-1].t + 1 if aggregated else since[0].f
     for _ in range(PAGES_MAX):
         limit = PAGE if last is None else min(PAGE, last - first + 1)
         trades = yield from page(path, fromId=first, limit=limit)
-        if len(trades) < limit or _past(trades[-1], request) or trades[-1].t < first:
+        if not trades or _past(trades[-1], request) or trades[-1].t < first:
             return
         first = trades[-1].t + 1
         if last is not None and first > last:

@@ -156,10 +156,10 @@ class Binance:
     def endpoint(self) -> Endpoint:
         """The combined endpoint, so that every frame names its stream; subscriptions follow as messages."""
         path = self._path(next(iter(self._kinds.values()), "bookTicker"))
-        url = self.spec.url or _BASE[self.market]
-        if urlsplit(url).path in ("", "/"):
-            url = url.rstrip("/") + path
-        return Endpoint(url=url, data_marks=self._data_marks())
+        address = urlsplit(self.spec.url or _BASE[self.market])
+        if address.path in ("", "/"):
+            address = address._replace(path=path)
+        return Endpoint(url=address.geturl(), data_marks=self._data_marks())
 
     def on_open(self) -> list[Command]:
         """SUBSCRIBE to everything, in messages of SUBSCRIBE_STREAMS_MAX; the shell keeps their pace."""

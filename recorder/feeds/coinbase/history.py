@@ -106,12 +106,15 @@ def exchange_pages(url: str, request: HistoryRequest) -> Generator[HttpRequest, 
 
 
 def advanced_pages(url: str, request: HistoryRequest) -> Generator[HttpRequest, HttpResponse, None]:
-    """Newest first, by whole seconds; a full page is followed by one that begins where its last whole second did."""
+    """Newest first, by whole seconds; a page is followed by one that ends where its oldest whole second begins.
+
+    How much a page may hold is not documented: the end is where nothing older comes.
+    """
     start, end = request.start // SECOND, request.end // SECOND + 1
     for _ in range(PAGES_MAX):
         response = yield HttpRequest(address(url, "", limit=PAGE, start=start, end=end))
         times = [time for time, _ in _readable(_advanced_trades, response.body)]
-        if len(times) < PAGE:
+        if not times:
             return
         following = _whole_from(times) // SECOND
         if following <= start or following >= end:
@@ -120,7 +123,7 @@ def advanced_pages(url: str, request: HistoryRequest) -> Generator[HttpRequest, 
 
 
 def _whole_from(times: list[int]) -> int:
-    """From when on a full page is whole, ns: its oldest second may have been cut, so it is left to the next page.
+    """From when on a page is whole, ns: its oldest second may have been cut, so the next page repeats it.
 
     A page of one second only is taken as it is: the rest of that second cannot be had.
     """
@@ -132,20 +135,24 @@ def exchange_decoder(scope: Scope) -> Callable[[HistoryRequest, bytes, int], Non
     def decode(request: HistoryRequest, body: bytes, ts_recv: int) -> None:
         refuse = _refuser(scope, ts_recv)
         for trade in _exchange_trades(body, refuse):
-            _store(scope, request, trade, trade.trade_id, None, ts_recv, 0)
+            _store(scope, request, trade, trade.trade_id, None, ts_recv)
 
     return decode
 
 
 def advanced_decoder(scope: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
+    page_before: tuple[HistoryRequest | None, frozenset[str | int]] = (None, frozenset())
+
     def decode(request: HistoryRequest, body: bytes, ts_recv: int) -> None:
-        refuse = _refuser(scope, ts_recv)
-        trades = _advanced_trades(body, refuse)
-        times = [time for time, _ in _readable(_advanced_trades, body)]
-        since = _whole_from(times) if len(times) >= PAGE else 0
+        """What the page before had is not stored twice: it ended in the second that this one begins with."""
+        nonlocal page_before
+        trades = _advanced_trades(body, _refuser(scope, ts_recv))
+        known = page_before[1] if page_before[0] == request else frozenset()
+        page_before = (request, frozenset(trade.trade_id for trade in trades))
         for trade in trades:
-            trade_id, reference = text_id(trade.trade_id)
-            _store(scope, request, trade, trade_id, reference, ts_recv, since)
+            if trade.trade_id not in known:
+                trade_id, reference = text_id(trade.trade_id)
+                _store(scope, request, trade, trade_id, reference, ts_recv)
 
     return decode
 
@@ -155,9 +162,9 @@ def _refuser(scope: Scope, ts_recv: int) -> Refuse:
 
 
 def _store(
-    scope: Scope, request: HistoryRequest, trade: Any, trade_id: int, reference: str | None, ts_recv: int, since: int
+    scope: Scope, request: HistoryRequest, trade: Any, trade_id: int, reference: str | None, ts_recv: int
 ) -> None:
-    """A row, if it was asked for and is not older than ``since``; one that does not fit is rejected alone."""
+    """A row, if it was asked for; one that does not fit is rejected alone."""
     try:
         ts_event, price, size = rfc3339_ns(trade.time), trade.price, trade.size
         if not (0.0 < price < INF and 0.0 <= size < INF and TS_EVENT_MIN <= ts_event <= ts_recv + TS_AHEAD_MAX):
@@ -165,7 +172,7 @@ def _store(
     except FrameError as error:
         scope.reject(str(error), msgspec.json.encode(trade), ts_recv)
         return
-    if ts_event < since or not asked(request, ts_event, trade_id):
+    if not asked(request, ts_event, trade_id):
         return
     scope.trades.append(
         ts_event, ts_recv, scope.series(request.symbol), TEXT_NULL, trade_id, scope.trades.varchar(reference),

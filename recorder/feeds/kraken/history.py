@@ -93,13 +93,14 @@ def pages(base: str, pair: str, request: HistoryRequest) -> Generator[HttpReques
     """Oldest first, after ``start``.
 
     pair  as version 2 of the stream writes it
+    A page may hold less than was asked for: an empty one is the end.
     """
     name = rest_name(pair)
     since = request.start - MICROSECOND  # exclusive, and what was cut off of the first trade's time is less than that
     for _ in range(PAGES_MAX):
         response = yield HttpRequest(address(base, PATH, pair=name, since=since, count=PAGE))
         trades, last = _read(response.body, lambda why, part: None)
-        done = len(trades) < PAGE or last <= since or _time(trades[-1]) > request.end
+        done = not trades or last <= since or _time(trades[-1]) > request.end
         if done or (request.to_id is not None and trades[-1].trade_id >= request.to_id):
             return
         since = last
