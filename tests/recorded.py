@@ -24,6 +24,7 @@ OURS = (
     "cryptofeed/COINBASE/",
     "cryptofeed/DERIBIT/",
     "cryptofeed/KRAKEN/",
+    "cryptofeed/OKEX/",
     "cryptofeed/OKX/",
     "hftbacktest/spot",
     "hftbacktest/usdm",

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from recorded import read
 from undisturbed import Fold, names_of
 
-from recorder.core.frames import TEXT
+from recorder.core.frames import FRAME_BYTES_MAX, TEXT
+from recorder.shell.capture_files import LINE_BYTES_MAX
 from recorder.shell.captures import merge, open_capture, to_frames
 from recorder.values.errors import CaptureError
 from recorder.values.tables import TABLES
@@ -136,6 +137,24 @@ def test_what_is_told_names_the_first_place_and_counts_the_others(tmp_path: Path
     assert "a.log:2: expected" in told
     assert "hello there" in told
     assert "2 lines do not fit" in told
+
+
+def test_a_frame_or_line_longer_than_any_is_passed_over(tmp_path: Path) -> None:
+    """In bounded memory: the longest line read is 64 MB."""
+    long = [log_line(1)[:20] + b"x" * size for size in (FRAME_BYTES_MAX + 1, LINE_BYTES_MAX + 10)]
+    path = tmp_path / "a.log"
+    path.write_bytes(b"\n".join([b"\xef\xbb\xbf" + HEADS[log_line][0], long[0], log_line(1), long[1], log_line(2)]))
+    items, told = read(open_capture(path))
+    assert [payload for _, kind, _, payload in items if kind == TEXT] == [match(1), match(2)]
+    assert f"a frame of {FRAME_BYTES_MAX + 2:,} bytes" in told
+    assert "2 lines do not fit" in told
+
+
+@pytest.mark.parametrize("content", [b"", gzip.compress(b""), zstandard.ZstdCompressor().compress(b"")])
+def test_an_empty_recording_is_called_empty(tmp_path: Path, content: bytes) -> None:
+    (path := tmp_path / "a").write_bytes(content)
+    with pytest.raises(CaptureError, match="is empty"):
+        open_capture(path)
 
 
 def test_a_damaged_head_does_not_hide_what_a_recording_is(tmp_path: Path) -> None:

@@ -157,6 +157,7 @@ def test_lines_without_an_envelope_are_frames_too(tmp_path: Path) -> None:
         ("wss://fstream.binance.com/market/stream?streams=a", "binance-usdm", "binance", {"market": "usdm"}),
         ("wss://stream.binance.us:9443/stream?streams=crvusdt@trade", "binance-us", "binance", {"market": "spot"}),
         ("https://api.binance.us/api/v3/depth", "binance-us", "binance", {"market": "spot"}),
+        ("wss://real.okcoin.com:8443/ws/v5/public", "okx-aggregated-okcoin", "okx", {"trades": "aggregated"}),
         ("wss://test.deribit.com/ws/api/v2", "deribit-test", "deribit", {}),
         ("wss://www.deribit.com/ws/api/v2/", "deribit", "deribit", {}),
         ("wss://ws.kraken.com/v2/", "kraken", "kraken", {}),

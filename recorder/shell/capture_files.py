@@ -16,7 +16,10 @@ from recorder.values.errors import CaptureError
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-LINE_BYTES_MAX = 1 << 26  # the longest REST answers recorded are 1 MB; past 64 MB it is no line of text
+LINE_BYTES_MAX = (
+    1 << 26
+)  # the longest REST answers recorded are 1 MB; past 64 MB it is no line of text, and is cut there
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # which some editors put before a text
 EXCERPT = 80
 ZSTD_BYTES = 1 << 10  # unpacked at once: even bytes made to swell give 32 MB at most
 
@@ -29,9 +32,12 @@ def lines_of(path: Path, peek: bool = False) -> Iterator[tuple[int, bytes]]:
             reader = io.BufferedReader(file, 1 << 18) if isinstance(file, io.RawIOBase) else file
             while line := reader.readline(LINE_BYTES_MAX):
                 number += 1
-                if len(line) == LINE_BYTES_MAX and not peek:
-                    raise CaptureError(f"{path}:{number}: a line of {LINE_BYTES_MAX} bytes or more; this is no capture")
-                yield number, line.rstrip(b"\r\n")
+                if len(line) == LINE_BYTES_MAX and not line.endswith(b"\n"):
+                    if peek:
+                        return
+                    while (rest := reader.readline(LINE_BYTES_MAX)) and not rest.endswith(b"\n"):
+                        pass
+                yield number, (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line).rstrip(b"\r\n")
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
         if isinstance(error, OSError) and error.errno:
             raise CaptureError(f"{path}: cannot be read: {error.strerror}") from error

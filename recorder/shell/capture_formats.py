@@ -15,6 +15,7 @@ from recorder.core.frames import (
     BINARY,
     CLOCK,
     CLOSED,
+    FRAME_BYTES_MAX,
     HEADER_BYTES,
     OBSERVED,
     OPENED,
@@ -80,6 +81,10 @@ class Capture:
         self.skipped, self._faults = {}, []
         try:
             for item in self._read(self):
+                if len(item[3]) > FRAME_BYTES_MAX:
+                    told = f"a frame of {len(item[3]):,} bytes, received at {item[2]} ns; at most {FRAME_BYTES_MAX:,}"
+                    self.pass_over(CaptureError(f"{self.path}: {told}"))
+                    continue
                 self.frames += item[1] in (TEXT, BINARY)
                 yield item
         except CaptureError as error:  # nothing behind it can be read

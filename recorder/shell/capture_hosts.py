@@ -44,6 +44,8 @@ HOSTS: dict[str, tuple[str, dict[str, str]]] = {
     "real.okex.com": ("okx", {"trades": "aggregated"}),  # version 3
     "www.okex.com": ("okx", {"trades": "aggregated"}),
     "www.okx.com": ("okx", {"trades": "aggregated"}),
+    "real.okcoin.com": ("okx", {"trades": "aggregated"}),
+    "www.okcoin.com": ("okx", {"trades": "aggregated"}),
 }
 HOSTS |= {
     f"{host}.{company}/{cluster}": ("polygon", {"cluster": cluster})
@@ -72,5 +74,7 @@ HOSTS["streamer.finance.yahoo.com"] = ("yahoo", {})
 VENUES: dict[str, tuple[str, str]] = {
     "stream.binance.us": ("us", "wss://stream.binance.us:9443"),
     "api.binance.us": ("us", "wss://stream.binance.us:9443"),
+    "real.okcoin.com": ("okcoin", "wss://real.okcoin.com:8443/ws/v5/public"),
+    "www.okcoin.com": ("okcoin", "wss://real.okcoin.com:8443/ws/v5/public"),
     "test.deribit.com": ("test", "wss://test.deribit.com/ws/api/v2"),
 }

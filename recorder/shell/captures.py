@@ -67,7 +67,7 @@ def open_capture(path: str | Path, provider: str | None = None, options: dict[st
         return _folder(path, provider, options)
     if is_pcap(magic_of(path)):
         return iex_hist(path, provider, options)
-    first = b""
+    first, number = b"", 0
     for number, line in lines_of(path, peek=True):
         if not line.strip():
             continue
@@ -79,6 +79,8 @@ def open_capture(path: str | Path, provider: str | None = None, options: dict[st
             break
     if first and (text_of(first) or "\0").isprintable():
         raise wrong_line(path, 1, "a cryptofeed log, hftbacktest lines (LOCAL JSON) or our JSON lines", first)
+    if not number:
+        raise CaptureError(f"{path}: is empty; name a journal, a journal segment or a capture file")
     return journal(path, provider, options)
 
 
