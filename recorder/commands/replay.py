@@ -66,14 +66,15 @@ def run(args: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-def _options(pairs: list[str]) -> dict[str, str]:
+def _options(pairs: list[str]) -> dict[str, str] | None:
+    """None where none is given: those that the recording says of itself hold then."""
     options = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key or not value:
             raise RecorderError(f"--option {pair}: expected KEY=VALUE, such as market=usdm")
         options[key] = value
-    return options
+    return options or None
 
 
 def replay(

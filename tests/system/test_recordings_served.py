@@ -2,7 +2,7 @@
 
 Invariants
   complete  the trades of the recording are stored, each once, with the figures counted from its file, also by a
-            recorder that is killed five times while they come
+            recorder that is killed while they come
   the same  a replay of the file gives the rows that the recorder stored
 """
 
@@ -23,6 +23,8 @@ from conftest import QuestDB
 from recorded import Recordings, canonical, trade_of
 from recorder_process import Recorder, command, environment, external, until, write_config
 
+from recorder.shell.captures import merge, open_capture
+from recorder.shell.journal import Journal
 from recorder.values.tables import BACKFILLED
 
 USDM = "hftbacktest/usdm_btcusdt_20230404.gz"
@@ -30,7 +32,7 @@ COINBASE = "cryptofeed/COINBASE/2021-04-17_COINBASE.ws.28.0.gz"
 STORED_AS = {USDM: "fut", COINBASE: "cb"}
 DEADLINE_S = 300
 SEED = 20261202
-KILLS = 5
+KILLS = 3
 COLUMNS = "symbol, trade_id, ts_event::long ts, price, size, side, conditions, flags"
 FIGURES = f"""
 SELECT symbol, count() n, min(price) low, max(price) high, ksum(size) size, ksum(price * size) / ksum(size) vwap,
@@ -71,6 +73,7 @@ def assert_figures(recordings: Recordings, name: str, stored_as: str) -> None:
         assert (row["first_event"], row["last_event"]) == times, where
 
 
+@pytest.mark.timeout(900)  # five processes one after the other, which a busy machine starts slowly
 def test_recordings_served_to_a_recorder_that_is_killed_give_their_figures_and_the_rows_of_a_replay(
     tmp_path: Path, fresh_tables: QuestDB, shared_data: Path, free_port: Callable[[], int]
 ) -> None:
@@ -181,3 +184,38 @@ def test_a_damaged_recording_is_stored_as_far_as_it_can_be_read_and_the_command_
         assert {i for gap in gaps for i in range(gap["from_id"], gap["to_id"] + 1)} == gone
         assert {gap["symbol"] for gap in gaps} == {symbol}
     assert len(stored) == len(expected)
+
+
+def test_the_command_takes_provider_market_and_api_from_each_recording(
+    tmp_path: Path, fresh_tables: QuestDB, shared_data: Path, free_port: Callable[[], int]
+) -> None:
+    """Without --provider and --option what the recordings say of themselves holds, journals included."""
+    recordings = Recordings(fresh_tables, shared_data)
+    names = [
+        "cryptofeed/BINANCE_DELIVERY/2021-07-22_BINANCE_DELIVERY.ws.1.0.gz",
+        "cryptofeed/BINANCE_FUTURES/2021-07-22_BINANCE_FUTURES.ws.1.0.gz",
+        "cryptofeed/BYBIT/2021-04-17_BYBIT.ws.26.0.gz",
+        "cryptofeed/KRAKEN/2021-04-17_KRAKEN.ws.48.0.gz",
+        "cryptofeed/OKX/2022-05-13_OKX.ws.1.0.gz",
+    ]
+    config = write_config(tmp_path, {}, free_port(), external(fresh_tables.sql_url))
+    whole = merge(open_capture(shared_data / name) for name in names)
+    with Journal.open(tmp_path / "journal", compress=False) as journal:
+        sources = [journal.source(spec) for spec in whole.specs]
+        for index, kind, ts_recv, payload in whole:
+            journal.append(sources[index], kind, ts_recv, payload)
+    expected = {
+        (open_capture(shared_data / name).specs[0].name, symbol): facts["n"]
+        for name in names
+        for symbol, facts in recordings.symbols(name).items()
+        if facts["n"]
+    }
+    for paths in ([shared_data / name for name in names], [tmp_path / "journal"]):
+        fresh_tables.clear()
+        done = subprocess.run(
+            command("replay", "--config", config, *paths), capture_output=True, text=True, env=environment()
+        )
+        assert done.returncode == 0, done.stderr
+        found = fresh_tables.sql.rows(f"SELECT feed, symbol, count() n FROM trades WHERE flags & {BACKFILLED} = 0")
+        assert {(row["feed"], row["symbol"]): row["n"] for row in found} == expected
+        assert fresh_tables.sql.value("SELECT count() FROM rejected") == 0
