@@ -39,6 +39,19 @@ def test_tables_begin_anew_once_what_was_lost_is_sent_again(tmp_path: Path) -> N
     assert Acknowledged(tmp_path, unexpected).tables == {"trades": Known("trades~3", 1)}
 
 
+def test_what_is_secured_is_there_at_once_and_what_cannot_be_is_told(tmp_path: Path) -> None:
+    acknowledged = Acknowledged(tmp_path, unexpected)
+    acknowledged.keep({"trades": Known("trades~1", 8)})
+    acknowledged.secure({"trades": Known("trades~1", 9)})
+    assert Acknowledged(tmp_path, unexpected).tables == {"trades": Known("trades~1", 9)}
+    (tmp_path / NAME).unlink()
+    acknowledged.secure({"trades": Known("trades~1", 9)})  # durable already: nothing to write
+    assert not (tmp_path / NAME).exists()
+    (tmp_path / NAME).mkdir()
+    with pytest.raises(OSError, match="directory"):
+        acknowledged.secure({"trades": Known("trades~1", 10)})
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"trades":["trades~1"]}', b'{"trades":[1,2]}', b"\xff"])
 def test_a_file_that_cannot_be_read_is_told_and_replaced(tmp_path: Path, content: bytes) -> None:
     (tmp_path / NAME).write_bytes(content)

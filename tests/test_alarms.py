@@ -7,6 +7,7 @@ import gc
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from recorder_process import WAIT_S, external, write_config
 
 from recorder.commands.record import Recording
 from recorder.feeds import PROVIDERS
+from recorder.shell.alarms import Alarms
 from recorder.shell.sink import applied, suspension
 from recorder.values.config import load
 from recorder.values.schedule import Schedule
@@ -38,6 +40,19 @@ async def reached(condition: Callable[[], Any], what: str) -> None:
         while not condition():
             await asyncio.sleep(0.01)
     assert condition(), what
+
+
+def test_another_sink_decides_anew_whether_retention_is_paused() -> None:
+    """A table that is dropped while it is suspended never applies again."""
+    journal = SimpleNamespace(retention_paused=False)
+    alarms = Alarms(journal, lambda table, rows: None)
+    alarms.table_suspended("trades", "no space")
+    assert journal.retention_paused
+    alarms.look_anew()
+    assert not journal.retention_paused
+    alarms.table_suspended("quotes", "no space")
+    alarms.table_suspended("quotes", None)
+    assert not journal.retention_paused
 
 
 def block_partitions(questdb: QuestDB, table: str) -> list[Path]:
@@ -84,9 +99,10 @@ def test_while_a_table_is_suspended_nothing_leaves_the_journal_and_both_ends_of_
         gc.unfreeze()
         for file in filter(Path.is_file, in_the_way):
             file.unlink()
-    assert [event for event in told.events if event in ("sink.suspended", "sink.resumed")] == [
-        "sink.suspended", "sink.resumed",
+    assert [event for event in told.events if event in ("sink.suspended", "sink.resumed", "engine.resent")] == [
+        "sink.suspended", "sink.resumed", "engine.resent",
     ]  # fmt: skip
+    assert "engine.rewound" not in told.events, "nothing that was released is in doubt"
     rows = fresh_tables.sql.query("select severity from quality_events where check_name = 'table_suspended'").rows
     assert rows == [["critical"], ["info"]]
     count, distinct = fresh_tables.sql.query("select count(), count_distinct(trade_id) from trades").rows[0]

@@ -16,6 +16,7 @@ from recorder.feeds import make
 from recorder.shell import engine as engines
 from recorder.shell.engine import Engine
 from recorder.shell.journal import Journal
+from recorder.shell.snapshots import NAME as STATE
 from recorder.shell.snapshots import Snapshots
 from recorder.values.config import BatchConfig, KernelsConfig
 from recorder.values.feed import FeedSpec
@@ -255,6 +256,53 @@ def test_rows_that_are_sent_again_count_once(journal: Journal, tmp_path: Path) -
         engine.wake()
         await drained(engine, second)
         assert engine.rows_queryable == 1015
+
+    asyncio.run(run())
+
+
+def test_no_state_is_the_newest_before_what_goes_with_it_is_durable(journal: Journal, tmp_path: Path) -> None:
+    """What QuestDB has of the rows is noted first: else nobody would know, after a power loss, that it lacks them."""
+    seen: list[bool] = []
+    told: list[str] = []
+
+    def first() -> None:
+        seen.append((tmp_path / STATE).exists())
+        if len(seen) == 1:
+            raise OSError("the disk is full")
+
+    saved: list[int] = []
+    snapshots = Snapshots(tmp_path, lambda event, **fields: told.append(event), saved.append, first)
+    pipeline = Pipeline(KernelsConfig(), make)
+    append(journal, 1, 10)
+    for last in (False, True):
+        frames = journal.read(pipeline.position)
+        if frames is not None:
+            pipeline.consume(frames)
+        pipeline.seal()
+        snapshots.write_guarded(pipeline.snapshot())
+        assert (tmp_path / STATE).exists() is last
+    assert (seen, told, saved) == ([False, False], ["state.not_kept"], [pipeline.position])
+
+
+def test_while_nothing_is_applied_blocks_in_flight_are_bounded_and_every_row_counts(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a table that is suspended for days: each of its blocks is answered, so that the sink has room."""
+    monkeypatch.setattr(engines, "IN_FLIGHT_MAX", 4)
+
+    async def run() -> None:
+        engine, sink = new_engine(journal), GatedSink(blocks_max=1000)
+        engine.start(sink)
+        for number in range(30):
+            append(journal, 1 + 10 * number, 10)
+            engine.wake()
+            await reached(lambda number=number: len(sink.ids) >= 10 * (number + 1) - 1)  # one may be held back
+        assert len(sink.waiting) >= 30
+        assert len(engine._in_flight) == 4
+        oldest = engine.waiting_since
+        await drained(engine, sink)
+        assert engine.rows_queryable == engine.queryable.count == 300
+        assert oldest > 0
 
     asyncio.run(run())
 

@@ -453,23 +453,46 @@ def test_a_suspended_table_is_told_and_releases_nothing(scripted: Any, make_sink
     assert sink.answered_position == 1000
     assert sink.applied_position == 0
     server.answer = http((states % "false").replace("5,7", "7,7"))
-    wait_until(lambda: sink.applied_position == 1000, "the release")
+    wait_until(lambda: sink.lost, "the end of the episode")
     assert not sink.suspended
+    assert sink.applied_position == 0
     assert [event for event, _ in log.events] == ["sink.suspended", "sink.resumed"]
+
+
+def test_answers_that_the_server_has_no_transactions_of_are_a_loss_that_is_seen_at_the_next_look(
+    scripted: Any, make_sink: Any
+) -> None:
+    """As of a server that lost a transaction before anybody had looked for it."""
+
+    def http(body: str) -> bytes:
+        return f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
+    server, ilp = scripted(http('{"dataset":[["trades",false,5,5,"",""]]}')), scripted(b"HTTP/1.1 204 OK\r\n\r\n")
+    server.answers[b"directoryName"] = http('{"dataset":[["trades","trades~1"]]}')
+    told: list[tuple[str, str]] = []
+    sink, _ = make_sink(settings(ilp.url, server.sql), on_replaced=lambda *words: told.append(words))
+    blocks = Blocks()
+    sink.submit(blocks.block(5))
+    wait_until(lambda: sink.applied_position == 1000, "the release")
+    sink.submit(blocks.block(5))
+    wait_until(lambda: told, "the loss to be seen")
+    assert told == [("trades", "the server knows 5 transactions of it, and had 6")]
+    assert (sink.answered_position, sink.applied_position, sink.known["trades"].transactions) == (2000, 1000, 5)
 
 
 SUFFIXES = ("", *(f".{number}" for number in range(1, 41)))  # of a partition's folder: transactions of this table
 
 
-def test_a_suspended_table_is_resumed_without_losing_a_row(
+def test_what_a_suspended_table_was_sent_is_not_believed_and_can_be_sent_once_more(
     fresh_tables: Any, make_sink: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """QuestDB 9.3.4 resumes, and now and then takes the transaction that failed for applied without its rows."""
     monkeypatch.setattr(suspension, "RESUME_FIRST_S", 0.3)
-    monkeypatch.setattr(suspension, "LASTING_TRIES", 2)
     monkeypatch.setattr(applied, "POLL_FAILING_S", 0.05)
     told: list[tuple[str, str | None]] = []
+    resumed: list[str] = []
     questdb = settings(fresh_tables.ilp_url, fresh_tables.sql_url)
-    sink, log = make_sink(questdb, on_suspended=lambda *words: told.append(words))
+    sink, log = make_sink(questdb, on_suspended=lambda *words: told.append(words), on_resumed=resumed.append)
     blocks = Blocks()
     submit(sink, blocks.block(100))
     assert sink.drain(DEADLINE_S)
@@ -479,27 +502,57 @@ def test_a_suspended_table_is_resumed_without_losing_a_row(
     in_the_way = [folder / f"{np.datetime64(day, 'ns').astype('datetime64[D]')}{suffix}" for suffix in SUFFIXES]
     for file in in_the_way:  # where the partition's folder has to be
         file.write_text("in the way")
-    submit(sink, blocks.block(100, ts_event=day + np.arange(100)))
-    submit(sink, blocks.block(100))
-    wait_until(lambda: log.named("sink.suspension_lasts"), "two tries and what to do")
-    assert sink.answered_position == 3000
-    assert sink.applied_position == 1000
-    assert list(sink.suspended) == ["trades"]
-    assert sink.visibility_lag_s > 0.3
-    assert "RESUME WAL FROM TXN 3 " in log.named("sink.suspension_lasts")[0]["hint"]
+    sent = [blocks.block(100, ts_event=day + np.arange(100)), blocks.block(100)]
+    for block in sent:
+        submit(sink, block)
+    wait_until(lambda: told, "the suspension to be seen")
+    wait_until(lambda: log.named("sink.resume_tried"), "a try")
     for file in in_the_way:
         file.unlink()
-    assert sink.drain(DEADLINE_S)
-    count, distinct = fresh_tables.sql.query("select count(), count_distinct(trade_id) from trades").rows[0]
-    assert (count, distinct) == (300, 300)
-    wait_until(lambda: not sink.suspended, "the end of the episode")
-    assert [name for name, _ in log.events if name != "sink.resume_tried"] == [
-        "sink.suspended", "sink.suspension_lasts", "sink.resumed",
-    ]  # fmt: skip
+    wait_until(lambda: resumed, "the end of the episode")
+    assert sink.answered_position == 3000
+    assert sink.applied_position == 1000, "released again only by a sink that sends what was not"
+    assert not sink.suspended
+    assert "trades was suspended" in sink.lost
+    assert [name for name, _ in log.events if name != "sink.resume_tried"] == ["sink.suspended", "sink.resumed"]
     assert [fields["attempt"] for fields in log.named("sink.resume_tried")] == list(
         range(1, 1 + log.named("sink.resumed")[0]["tries"])
     )
+    assert resumed == ["trades"]
     assert [(table, reason is None) for table, reason in told] == [("trades", False), ("trades", True)]
+    known = sink.known
+    sink.close()
+    sink, log = make_sink(questdb, known=known)
+    for block in sent:
+        submit(sink, block)
+    assert sink.drain(DEADLINE_S)
+    assert (sink.lost, log.events) == ("", [])
+    counted = "select count(), count_distinct(trade_id) from trades"
+    assert fresh_tables.sql.query(counted).rows == [[300, 300]]
+    assert fresh_tables.sql.query(counted + " where ts_event >= '2025-10-10'").rows == [[100, 100]]
+
+
+def test_what_a_table_applies_in_an_episode_is_not_believed() -> None:
+    log = Recorded()
+    watch = suspension.Suspensions(lambda _: None, log, lambda *_: None)
+    state = suspension.TableState(5, 9, True, "", "mkdir")
+    assert watch.believed("trades", 5) == 5
+    assert watch.watch({"trades": state}, ["trades"], 0.0) == []
+    assert watch.watch({"trades": state._replace(writer=7)}, ["trades"], 1.0) == [], "one applied, the next one failed"
+    assert (watch.believed("trades", 7), watch.believed("quotes", 7)) == (5, 7)
+    assert watch.watch({"trades": state._replace(writer=8, suspended=False)}, ["trades"], 2.0) == ["trades"]
+    assert watch.watch({"trades": state._replace(writer=8, suspended=False)}, ["trades"], 3.0) == []
+
+
+def test_a_cause_that_does_not_pass_is_told_once_with_what_to_do() -> None:
+    log = Recorded()
+    watch = suspension.Suspensions(lambda _: None, log, lambda *_: None)
+    state = suspension.TableState(5, 9, True, "", "could not create directories")
+    for now in range(0, 400):
+        watch.watch({"trades": state}, ["trades"], float(now))
+    (told,) = log.named("sink.suspension_lasts")
+    assert "RESUME WAL FROM TXN 7 " in told["hint"]
+    assert log.events.index(("sink.suspension_lasts", told)) == 1 + suspension.LASTING_TRIES
 
 
 def test_tries_come_later_and_later_up_to_a_bound_and_each_is_told() -> None:

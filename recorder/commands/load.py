@@ -44,6 +44,7 @@ class Load:
     def _submit(self) -> None:
         """Hand over what was collected, waiting for room. Raises DatabaseError when there is none for STUCK_S."""
         deadline = time.monotonic() + STUCK_S
+        self._check()
         while not self.sink.room():
             if time.monotonic() > deadline:
                 raise DatabaseError(
@@ -53,12 +54,18 @@ class Load:
         sealed = self.pipeline.seal()
         self.sink.submit(self._chosen(sealed) if self._chosen else sealed)
 
+    def _check(self) -> None:
+        if self.sink.lost:
+            raise DatabaseError(f"{self.sink.lost}: run the command again, what is stored stays once")
+
     def finish(self, timeout_s: float) -> None:
         """Send the rest and wait until all of it is queryable. Raises DatabaseError when it is not in time."""
         self.pipeline.write_coverage()
         if self.pipeline.pending:
             self._submit()
-        if not self.sink.drain(timeout_s):
+        drained = self.sink.drain(timeout_s)
+        self._check()
+        if not drained:
             raise DatabaseError(
                 f"rows are not queryable after {timeout_s:.0f} s ({self.sink.last_error}); see `recorder db status`"
             )
@@ -93,6 +100,7 @@ def make_sink(
     on_applied: Callable[[int], None] | None = None,
     on_suspended: Callable[[str, str | None], object] | None = None,
     on_replaced: Callable[[str, str], object] | None = None,
+    on_resumed: Callable[[str], object] | None = None,
     known: Mapping[str, Known] | None = None,
 ) -> Sink:
     """The sink of the configured database, for the loader and for live recording alike."""
@@ -113,6 +121,7 @@ def make_sink(
         on_applied=on_applied,
         on_suspended=on_suspended,
         on_replaced=on_replaced,
+        on_resumed=on_resumed,
         known=known,
     )
 

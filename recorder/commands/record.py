@@ -65,7 +65,7 @@ class Recording:
         self._runs = FeedRuns(self, schedule_for, env)
         self._renames = Renames(config, self._runs.set, lambda: self.database_state == "ready", log)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._rows_lost: tuple[str, str] | None = None  # table, and how it was seen: to be sent again
+        self._rows_lost: tuple[str, str] | None = None  # table and how it was seen, or "" if it was suspended
 
     async def start(self) -> None:
         """Reception first: feeds connect while the database is still starting. Raises ConfigError, JournalLocked."""
@@ -81,7 +81,7 @@ class Recording:
         self.acknowledged = Acknowledged(self.config.journal.dir, self.log.warning)
         self.alarms = Alarms(self.journal, self.observe)
         self.disk = DiskWatch(self.config, self.journal, lambda: self.sink, self.alarms, self.log)
-        self.snapshots = Snapshots(self.config.journal.dir, self.log.warning)
+        self.snapshots = Snapshots(self.config.journal.dir, self.log.warning, first=self._secure_tables)
         self.pipeline, stored = self.snapshots.resume(self.journal, self._new_pipeline)
         for module in (frames, websocket_frames, histogram, latency, encode, self.pipeline):
             module.warm()  # nothing is compiled once frames arrive
@@ -183,21 +183,34 @@ class Recording:
         return make_sink(
             self.config, self.log, on_answered=self.engine.on_answered, on_applied=self.engine.on_applied,
             on_suspended=lambda *args: loop.call_soon_threadsafe(self.alarms.table_suspended, *args),
-            on_replaced=on_replaced, known=self.acknowledged.tables,
+            on_replaced=on_replaced, on_resumed=lambda table: on_replaced(table, ""), known=self.acknowledged.tables,
         )  # fmt: skip
 
+    def _secure_tables(self) -> None:
+        """What QuestDB has of the rows whose frames are about to be given up. Raises OSError."""
+        if self.sink is not None:
+            self.acknowledged.secure(self.sink.known)
+
     async def _rewind(self, table: str, reason: str) -> None:
-        """QuestDB lost rows that it had answered for: what the journal has not released is handed over once more."""
+        """QuestDB lost rows that it had answered for: what the journal has not released is handed over once more.
+
+        reason  how that was seen; empty: a suspended table applies again, and may lack some of what it was sent since
+        """
+        self.database_state = "starting"
         self.engine.stop()
         if self.sink is not None:
             await asyncio.to_thread(self.sink.close)
-        self.sink, self._rows_lost, self.database_state = None, None, "starting"
         self.snapshots.forget()
-        self.acknowledged.forget()
         await asyncio.to_thread(self.snapshots.close)
         self.pipeline, _ = self.snapshots.resume(self.journal, self._new_pipeline)
         self.engine.rewind(self.pipeline)
+        self.sink, self._rows_lost = None, None
+        self.alarms.look_anew()
         position, behind = self.pipeline.position, self.journal.end - self.pipeline.position
+        if not reason:
+            self.log.info("engine.resent", table=table, position=position, bytes=behind)
+            return
+        self.acknowledged.forget()
         action = f"rows before it are brought back by: recorder replay {self.config.journal.dir}"
         self.log.error("engine.rewound", table=table, reason=reason, position=position, bytes=behind, action=action)
         words = f"{table} lost rows: {reason}; sent again from position {position} on, {action}"

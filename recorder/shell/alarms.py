@@ -44,3 +44,8 @@ class Alarms:
             self._suspended.discard(table)
             self.finding("table_suspended", "info", f"{table} applies rows again")
         self._journal.retention_paused = bool(self._suspended)
+
+    def look_anew(self) -> None:
+        """Another sink tells from now on which tables are suspended."""
+        self._suspended.clear()
+        self._journal.retention_paused = False

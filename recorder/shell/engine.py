@@ -23,6 +23,7 @@ BUSY_ROWS_PER_S = 250_000  # from here on blocks are made larger than a window
 BUSY_BLOCK_ROWS = 20_000  # more rows in a block cost the server hardly less each
 BUSY_WINDOW_S = 0.05  # the longest that a busy feed's rows are collected
 STATES_KEPT = 3  # one that waits to be applied, the newest, and the one before it
+IN_FLIGHT_MAX = 1 << 14  # 80 s of 5 ms windows; then blocks are counted together: a table may be suspended for days
 RETRY_S = 0.002  # how soon to look again when the sink had no room
 
 
@@ -211,7 +212,7 @@ class Engine:
             self._rows_before[self.sealed_position] = self._rows_submitted
             for position in sorted(self._rows_before)[:-STATES_KEPT]:
                 del self._rows_before[position]
-        self._in_flight.append(InFlight(sealed.position, rows, self._first_recv))
+        self._remember(InFlight(sealed.position, rows, self._first_recv))
         self._first_recv = self._last_recv if self.pipeline.pending else 0  # held back are the newest
         self._sink.submit(sealed)
         self.ledger.sent(sealed, self.pipeline.out.series.keys, time.time_ns())
@@ -220,6 +221,12 @@ class Engine:
         elif self.pipeline.pending:  # rows held back for the next block
             self._window = self._window or self._loop.call_later(self._batch.window_ms / 1000, self._on_window)
         return True
+
+    def _remember(self, block: InFlight) -> None:
+        if len(self._in_flight) >= IN_FLIGHT_MAX:
+            before = self._in_flight.pop()
+            block = InFlight(block.position, before.rows + block.rows, before.first_recv)
+        self._in_flight.append(block)
 
     def on_answered(self, position: int) -> None:
         """There is room for another block. Called from the sink's threads."""

@@ -33,10 +33,17 @@ class Snapshots:
     """Takes snapshots of a pipeline when they are due, writes them once the database has their rows.
 
     saved  called with the position of a snapshot that is durable, from the thread that wrote it
+    first  called before one is made the newest, in that thread: what must be durable by then. May raise OSError
     """
 
-    def __init__(self, directory: Path, log: Log, saved: Callable[[int], None] = lambda position: None) -> None:
-        self.directory, self._log, self.saved = directory, log, saved
+    def __init__(
+        self,
+        directory: Path,
+        log: Log,
+        saved: Callable[[int], None] = lambda position: None,
+        first: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.directory, self._log, self.saved, self._first = directory, log, saved, first
         self._taken: Snapshot | None = None  # waiting until its rows are applied and its frames durable
         self._writer: threading.Thread | None = None
         self._due = time.monotonic() + EVERY_S
@@ -93,6 +100,7 @@ class Snapshots:
         """Make a snapshot the newest, and tell ``saved``. Raises OSError."""
         scratch, newest = self.directory / (NAME + ".tmp"), self.directory / NAME
         try:
+            self._first()
             with scratch.open("wb") as file:
                 file.write(zstandard.ZstdCompressor(level=1, write_checksum=True).compress(taken.encode()))
                 file.flush()

@@ -6,7 +6,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,21 @@ from recorder.shell.simulator.proxy import Proxy
 from recorder.values.config import Config
 
 
+@contextmanager
+def held_still(server: Database) -> Iterator[None]:
+    """Its connections stay open, and nothing of it moves."""
+    pid = server.status().pid
+    assert pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def copied(server: Database, older: Path) -> None:
-    """The server's data as it is now, beside it."""
-    server.stop()
-    shutil.copytree(server.root / "db", older)
-    server.start()
+    """The data of a server that is held still, beside it: as a kill at this moment would leave them."""
+    subprocess.run(["cp", "-a", "--sparse=always", server.root / "db", older], check=True)
 
 
 def put_back(server: Database, older: Path) -> None:
@@ -44,7 +56,10 @@ def put_back(server: Database, older: Path) -> None:
 def test_data_put_back_under_a_live_sink_is_noticed_before_anything_is_sent(
     own_server: Database, make_sink: Any, tmp_path: Path
 ) -> None:
-    """While nobody can ask for transactions, enough blocks to bring them past those known wait to be sent."""
+    """It lacks what nobody has looked for: from the copy on rows are answered for, and nobody can ask for transactions.
+
+    Enough blocks to bring transactions past those known wait to be sent.
+    """
     own_server.start()
     with Proxy(("127.0.0.1", own_server.http_port)) as asked, own_server.client() as client:
         questdb = settings(own_server.ilp, f"http://127.0.0.1:{asked.port}")
@@ -52,14 +67,17 @@ def test_data_put_back_under_a_live_sink_is_noticed_before_anything_is_sent(
         told: list[str] = []
         sink, _ = make_sink(questdb, on_replaced=lambda table, reason: told.append(table))
         blocks = Blocks()
-        for number in range(5):
-            if number == 2:
-                copied(own_server, tmp_path / "older")
+        for _ in range(3):
             submit(sink, blocks.block(10))
             assert sink.drain(DEADLINE_S)
-        assert sink.known["trades"].transactions > 0
-        asked.refuse()
-        asked.cut()
+        with held_still(own_server):
+            copied(own_server, tmp_path / "older")
+            asked.refuse()
+            asked.cut()
+        for _ in range(2):
+            submit(sink, blocks.block(10))
+        wait_until(lambda: sink.answered_position == 5000, "answers")
+        assert (sink.applied_position, sink.known["trades"].transactions) == (3000, 3)
         put_back(own_server, tmp_path / "older")
         for number in range(5, 5 + sink.blocks_in_flight_max):
             more = Blocks()  # blocks of one origin would go as one transaction
@@ -70,7 +88,7 @@ def test_data_put_back_under_a_live_sink_is_noticed_before_anything_is_sent(
         wait_until(lambda: told, "the loss to be seen")
         assert told == ["trades"]
         assert (sink.answered_position, sink.room()) == (5000, False)
-        assert client.value("select count() from trades") == 20
+        assert client.value("select count() from trades") == 30
     sink.close()
     own_server.stop()
 
@@ -84,7 +102,8 @@ def test_what_data_put_back_under_a_running_recorder_lost_is_sent_again_or_can_b
     with exchange("coinbase", rate=2000) as place:
         recorder = start({"live": feed(place, "coinbase")}, questdb=external(own_server.sql_url))
         more_rows(recorder, 500, "the first rows")
-        copied(own_server, tmp_path / "older")
+        with held_still(own_server):
+            copied(own_server, tmp_path / "older")
         # What was answered before is told as queryable after, and is in the copy: a
         # frame makes one row at most, and the recorder notes less than 1000 of itself meanwhile.
         received = recorder.metric("recorder_frames_total", "live")

@@ -8,12 +8,16 @@ taken for a loss.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+
+from recorder.shell.journal.segments import sync_directory
 
 NAME = "tables"
 
@@ -41,12 +45,15 @@ def why_lost(before: Known | None, now: Known | None) -> str:
 class Acknowledged:
     """The file. ``tables`` is what it holds.
 
-    It is written about once a second, and not synced: one that is older only notices less.
+    It is written about once a second. Before a position is given up it is made durable: a power loss that takes rows
+    from QuestDB and not from the journal leaves them noted here. From any thread.
     """
 
     def __init__(self, directory: Path, log: Callable[..., None]) -> None:
         self._path = directory / NAME
         self.tables: dict[str, Known] = {}
+        self._durable: dict[str, Known] = {}
+        self._lock = threading.Lock()
         try:
             self.tables = msgspec.json.decode(self._path.read_bytes(), type=dict[str, Known])
         except FileNotFoundError:
@@ -56,14 +63,32 @@ class Acknowledged:
 
     def keep(self, seen: Mapping[str, Known]) -> None:
         """Note ``seen`` beside what is known of other tables; on a full disk, which others tell, what was stays."""
-        tables = self.tables | dict(seen)
-        if tables != self.tables:
-            scratch = self._path.with_suffix(".tmp")
-            with suppress(OSError):
-                scratch.write_bytes(msgspec.json.encode(tables))
-                scratch.replace(self._path)
-                self.tables = tables
+        with self._lock, suppress(OSError):
+            tables = self.tables | dict(seen)
+            if tables != self.tables:
+                self._write(tables, durable=False)
+
+    def secure(self, seen: Mapping[str, Known]) -> None:
+        """As ``keep``, and through a power loss. Raises OSError."""
+        with self._lock:
+            tables = self.tables | dict(seen)
+            if tables != self._durable:
+                self._write(tables, durable=True)
+                self._durable = tables
 
     def forget(self) -> None:
         """What was lost is being sent again: tables begin anew."""
-        self.tables = {}
+        with self._lock:
+            self.tables = {}
+
+    def _write(self, tables: dict[str, Known], durable: bool) -> None:
+        scratch = self._path.with_suffix(".tmp")
+        with scratch.open("wb") as file:
+            file.write(msgspec.json.encode(tables))
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        scratch.replace(self._path)
+        if durable:
+            sync_directory(self._path.parent)
+        self.tables = tables

@@ -61,8 +61,14 @@ class AppliedPoller:
     loss) took rows with it that it had answered for. Nothing is released from then on; ``replaced`` is called with
     the table and what was seen: whoever owns the sink sends everything again that is not released, by another sink.
 
-    A server that was away may come back with older data, and new rows would bring its transactions past those known
-    before the next look. So whoever sends over a new connection waits by ``compare`` for a look begun after it.
+    Every answered request is a transaction at least, so what a table must have is known to the last answer: what the
+    last look said, and the requests begun and answered since (``begun``, ``stored``). A server that comes back with
+    older data lacks some, and new rows add to both counts alike. Others who write there add to the server's alone: so
+    whoever sends over a new connection waits by ``compare`` for a look begun after it.
+
+    A table that was suspended and applies again is not believed either: QuestDB 9.3.4 can take a transaction for
+    applied whose rows it has rolled back at the first try. Nothing is released that it had not applied before, and
+    ``resumed`` is called when it goes on: everything that is not released is to be sent again, as above.
 
     known  tables as an earlier run knew them: these are looked at once at the start, whether rows come or not
     """
@@ -74,11 +80,13 @@ class AppliedPoller:
         log: Log,
         suspended: Callable[[str, str | None], object],
         replaced: Callable[[str, str], object],
+        resumed: Callable[[str], object],
         known: Mapping[str, Known] | None = None,
     ) -> None:
         self.position = 0  # the last one applied
         self.suspensions = Suspensions(self._resume, log, suspended)
         self.last_error = ""
+        self.lost = ""  # why nothing is released any more
         self.lag_s = 0.0  # from answer to applied, of the last release
         self.lag = [0] * LATENCY_BUCKETS  # bucket i: less than 2**i ns
         self._address, self._applied, self._log = address, applied, log
@@ -89,10 +97,10 @@ class AppliedPoller:
         self._something = threading.Event()
         self._closing = threading.Event()
         self._told_unaskable = False
-        self._replaced = replaced
-        self._is_replaced = False
+        self._replaced, self._resumed = replaced, resumed
         self._suspected_at: float | None = None  # time.monotonic() since when a table has looked replaced
         self.known = dict(known or {})  # replaced by another dict at each change: others may read it
+        self._least = {table: known.transactions for table, known in self.known.items()}  # transactions it must have
         self._unchecked = set(self.known)
         self._wanted = self._compared_to = 0  # comparisons asked for; the last of them that found everything there
         self._failed = 0  # looks that failed
@@ -113,13 +121,22 @@ class AppliedPoller:
             self._fresh.tables.update(tables)
         self._something.set()
 
+    def begun(self, table: str) -> int:
+        """To be called before rows are sent, and its result given to ``stored`` once they were answered for."""
+        return self._least.get(table, 0)
+
+    def stored(self, table: str, begun: int) -> None:
+        """A request with rows was answered: the table has one transaction more than it had to have when that began."""
+        with self._lock:
+            self._least[table] = max(self._least.get(table, 0), begun + 1)
+
     def compare(self, closing: threading.Event) -> bool:
         """Wait until tables, asked for from now on, have what they had; False when ``closing`` is set before.
 
         From any thread. For ever once a table lost rows. Raises ConnectionError when the server cannot be asked.
         """
         with self._lock:
-            if not self.known:
+            if not self._least:
                 return True
             self._wanted += 1
             wanted, failed = self._wanted, self._failed
@@ -162,7 +179,7 @@ class AppliedPoller:
                 self._poll()
                 misses = 0 if self.position != before else misses + 1
                 pause_s = min(POLL_S * 2 ** min(max(misses - 1, 0), 8), POLL_SLOW_S)
-                if self._is_replaced or (self.suspensions.reasons and self._waiting):
+                if self.lost or (self.suspensions.reasons and self._waiting):
                     pause_s = POLL_FAILING_S
             except Exception as error:  # also a receiver's: this thread goes on, or nothing would be released any more
                 pause_s = POLL_FAILING_S
@@ -183,17 +200,17 @@ class AppliedPoller:
             fresh, self._fresh = self._fresh, None
             if fresh is not None:
                 self._waiting.append(fresh)
-            wanted = self._wanted
+            wanted, least = self._wanted, dict(self._least)
         if wanted != self._compared_to:
-            self._unchecked |= set(self.known)
+            self._unchecked |= set(least)
             self._directories_due = 0.0
         if not self._unchecked and not any(each.tables or each.targets for each in self._waiting):
             self._release({})  # blocks without rows wait for nobody
             return
-        if self._is_replaced:
+        if self.lost:
             return
         states = self._ask()
-        if self._look_for_replaced(states):
+        if self._look_for_replaced(states, least):
             return
         self._compared_to = wanted
         for checkpoint in self._waiting:
@@ -201,7 +218,10 @@ class AppliedPoller:
                 checkpoint.targets[table] = states[table].sequencer
             checkpoint.tables = set()
         self._merge()
-        self.suspensions.watch(states, self._tables(), time.monotonic())
+        for table in self.suspensions.watch(states, self._tables(), time.monotonic()):
+            self.lost = f"{table} was suspended and applies again; what was sent meanwhile is to be sent once more"
+            self._resumed(table)
+            return
         self._release(states)
 
     def _tables(self) -> set[str]:
@@ -231,29 +251,35 @@ class AppliedPoller:
         if answer.status != 200:
             raise DatabaseError(answer.body[:200].decode("utf-8", "replace").strip())
 
-    def _look_for_replaced(self, states: dict[str, TableState]) -> bool:
-        """Whether a table lost answered rows, or looks so: then nothing may be released by these states."""
+    def _look_for_replaced(self, states: dict[str, TableState], least: dict[str, int]) -> bool:
+        """Whether a table lost answered rows, or looks so: then nothing may be released by these states.
+
+        least  transactions that tables had to have before they were asked for
+        """
         now = time.monotonic()
         if now >= self._directories_due:
             self._directories_due = now + DIRECTORIES_S
             self._directories = dict(self._select(_DIRECTORIES, _Directories).dataset)
         known = dict(self.known)
         for table in sorted(self._tables() | self._unchecked):
-            before, state = known.get(table), states.get(table)
+            before, state = known.get(table, Known("", 0)), states.get(table)
+            before = before._replace(transactions=max(before.transactions, least.get(table, 0)))
             if state is not None:
-                directory = self._directories.get(table) or (before.directory if before else "")
-                known[table] = Known(directory, state.sequencer)
+                known[table] = Known(self._directories.get(table) or before.directory, state.sequencer)
             if reason := why_lost(before, None if state is None else known[table]):
                 self._suspected_at = self._suspected_at or now
                 self._directories_due = 0.0
                 if now - self._suspected_at >= REPLACED_S:
-                    self._is_replaced = True
+                    self.lost = f"{table} lost rows: {reason}"
                     self._log("sink.table_replaced", table=table, reason=reason)
                     self._replaced(table, reason)
                 return True
         self._suspected_at = None
         self._unchecked.clear()
         self.known = known
+        with self._lock:
+            for table, now_known in known.items():
+                self._least[table] = max(self._least.get(table, 0), now_known.transactions)
         return False
 
     def _merge(self) -> None:
@@ -266,9 +292,10 @@ class AppliedPoller:
 
     def _release(self, states: dict[str, TableState]) -> None:
         now, released = time.monotonic(), None
+        applied = {table: self.suspensions.believed(table, state.writer) for table, state in states.items()}
         while self._waiting:
             first = self._waiting[0]
-            if not all(states[table].writer >= target for table, target in first.targets.items()):
+            if not all(applied[table] >= target for table, target in first.targets.items()):
                 break
             released = self._waiting.popleft().position
             self.lag_s = now - first.answered_at

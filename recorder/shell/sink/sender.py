@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import msgspec
 
@@ -108,6 +109,14 @@ def _error_of(answer: Answer) -> _Error:
         return _Error(message=answer.body[:REASON_CHARACTERS_MAX].decode("utf-8", "replace").strip())
 
 
+class Comparer(Protocol):
+    """What knows which transactions tables must have, see AppliedPoller."""
+
+    def begun(self, table: str) -> int: ...
+    def stored(self, table: str, begun: int) -> None: ...
+    def compare(self, closing: threading.Event) -> bool: ...
+
+
 class TableSender:
     """Sends one table's jobs in order over one connection. Counters are written by its thread alone."""
 
@@ -119,16 +128,15 @@ class TableSender:
         health: Health,
         apply_schema: Callable[[], object] | None,
         uniform: Callable[[], float],
-        compare: Callable[[threading.Event], bool],
+        poller: Comparer,
     ) -> None:
-        """compare: waits until tables are found to have what they had, False when the event is set before."""
         self.table = table
         self.rows = self.bytes = self.requests = self.retries = self.rejected = 0
         self.latency = [0] * LATENCY_BUCKETS
         self._connection = HttpConnection(address, opened=self._compare)
         self._encoder = Encoder() if encoder == "numba" else None
         self._health, self._apply_schema, self._uniform = health, apply_schema, uniform
-        self._compared = compare
+        self._poller = poller
         self._waiting: deque[Job] = deque()  # bounded by the blocks in flight, which the sink counts
         self._wake = threading.Condition()
         self._closing = threading.Event()
@@ -155,7 +163,7 @@ class TableSender:
 
         Raises ConnectionError, as if it were none, when the server cannot be asked; Closing.
         """
-        if not self._compared(self._closing):
+        if not self._poller.compare(self._closing):
             raise Closing
 
     def _run(self) -> None:
@@ -246,10 +254,12 @@ class TableSender:
                 if self._closing.is_set():
                     raise Closing
                 self.requests += 1
+                begun = self._poller.begun(self.table.name)
                 started = time.perf_counter_ns()
                 answer = self._connection.request("POST", "/write", body)
                 status = answer.status
                 if status == STORED:
+                    self._poller.stored(self.table.name, begun)
                     self.latency[(time.perf_counter_ns() - started).bit_length()] += 1
                     self.bytes += len(body)
                     self._schema_applied = False

@@ -41,8 +41,8 @@ def _silent(event: str, **fields: object) -> None:
     """For those who watch the attributes instead."""
 
 
-def _ignore(table: str, reason: str | None) -> None:
-    """For those who send no rows again, such as a replay: it says that they are not queryable."""
+def _ignore(*told: str | None) -> None:
+    """For those who send no rows again, such as a replay: ``lost`` says that they are not queryable."""
 
 
 class Sink:
@@ -56,6 +56,7 @@ class Sink:
     on_suspended  called with a table and why it is suspended, with None when it applies again (the poller's thread)
     on_replaced   called once with a table that lost answered rows, and how that was seen (from the poller's thread):
                   nothing is released any more; send what was not, by another sink
+    on_resumed    called once with a table that was suspended and applies again, likewise: rows may have been lost
     apply_schema  called once when a table or column is missing, before the rows are sent again
     known         tables as an earlier run's ``known`` said: one that lost rows since then is replaced as well
     Raises ConfigError for an address that cannot be used. No method but ``drain`` and ``close`` waits.
@@ -72,6 +73,7 @@ class Sink:
         on_rejected: OnRejected | None = None,
         on_suspended: Callable[[str, str | None], object] | None = None,
         on_replaced: Callable[[str, str], object] | None = None,
+        on_resumed: Callable[[str], object] | None = None,
         apply_schema: Callable[[], object] | None = None,
         known: Mapping[str, Known] | None = None,
         uniform: Callable[[], float] = random.random,
@@ -98,6 +100,7 @@ class Sink:
         own = {table.name for table in self._tables.values()}
         self._poller = AppliedPoller(
             sql_address, self._applied, log, on_suspended or _ignore, on_replaced or _ignore,
+            on_resumed or _ignore,
             {name: table for name, table in (known or {}).items() if name in own},
         )  # fmt: skip
 
@@ -160,6 +163,11 @@ class Sink:
         return self._health.last_error or self._poller.last_error
 
     @property
+    def lost(self) -> str:
+        """Why nothing is released any more; empty while it is."""
+        return self._poller.lost
+
+    @property
     def suspended(self) -> dict[str, str]:
         """Suspended tables with the server's words."""
         return self._poller.suspensions.reasons
@@ -218,7 +226,7 @@ class Sink:
         if sender is None:
             sender = self._senders[name] = TableSender(
                 rows.table, self._address, self._encoder, self._health, self._apply_schema, self._uniform,
-                self._poller.compare,
+                self._poller,
             )  # fmt: skip
         sender.put(
             Job(
