@@ -209,10 +209,13 @@ class GapBook:
         feed, symbol = self.out.series.keys[series]
         gap = Gap(
             feed, symbol, channel, GAP_SEQUENCE, ts_event, ts_recv, from_id, to_id, to_id - from_id + 1, span_ns,
-            "numbers missing in the stream", ts_event - span_ns, ts_event, [(from_id, to_id)],
+            "numbers missing in the stream", ts_event - span_ns, ts_event,
         )  # fmt: skip
-        self._add(series, gap)
-        self._close(gap, f"the provider has no history of {channel}")
+        counts, reason = self._counts(feed), f"the provider has no history of {channel}"
+        counts.opened, counts.missing = counts.opened + 1, counts.missing + gap.missing
+        counts.given_up, counts.reason = counts.given_up + 1, reason
+        self._write(gap, GAP_OPEN, gap.cause)  # which the ledger counts
+        self._write(gap, GAP_UNREPAIRABLE, f"{gap.cause}; {reason}")
 
     # Within
 
