@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -157,6 +158,8 @@ def test_a_cut_connection_is_opened_again_and_told_once(journal: Journal, code: 
                 await reached(lambda round_=round_: c.reconnects == round_ and c.ready)
         assert told.events == ["feed.connected", "feed.disconnected"] * 2 + ["feed.connected"]
         assert kinds(journal).count(OPENED) == 3
+        causes = payloads(journal, CLOSED)[:2]
+        assert all(cause.startswith(b"ws://" if code is None else b"%d" % code) for cause in causes), causes
         ids = match_ids(journal)
         assert len(ids) == len(set(ids))
 
@@ -268,6 +271,66 @@ def test_a_half_open_socket_is_noticed_by_the_endpoints_rules_and_replaced(
         assert told.events == ["feed.connected", "feed.disconnected", "feed.connected"]
         ids = match_ids(journal)
         assert len(ids) == len(set(ids))
+
+    asyncio.run(run())
+
+
+@pytest.mark.timeout(600)  # ten seconds on an idle machine
+def test_whatever_the_network_does_frames_are_journalled_whole_and_once_and_the_next_connection_delivers(
+    journal: Journal,
+) -> None:
+    rng = random.Random(1)
+
+    async def run() -> None:
+        async with simulator() as place:
+            target = urlsplit(place.url("coinbase"))
+            with Proxy((target.hostname or "", target.port or 0)) as proxy:
+
+                def slow(bytes_s: float | None, delay_s: float) -> None:
+                    proxy.down.bytes_s, proxy.up.bytes_s, proxy.down.delay_s = bytes_s, bytes_s, delay_s
+
+                def cut_amid(plan: Callable[[], None]) -> Callable[[], None]:
+                    """``plan`` is of the next connection."""
+                    return lambda: (plan(), proxy.cut(reset=True))[1]
+
+                ends: list[Callable[[], None]] = [
+                    lambda: proxy.cut(reset=False), lambda: proxy.cut(reset=True),
+                    lambda: proxy.down.truncate(rng.randrange(400)),  # amid a frame
+                    lambda: proxy.down.truncate(rng.randrange(400), reset=True),
+                    lambda: proxy.down.stall_after(rng.randrange(400)),  # half open
+                    cut_amid(lambda: proxy.down.truncate(rng.randrange(120))),  # the answer to the upgrade
+                    cut_amid(lambda: proxy.down.truncate(rng.randrange(120), reset=True)),
+                    cut_amid(lambda: proxy.up.truncate(rng.randrange(120))),  # the upgrade
+                    cut_amid(lambda: proxy.down.stall_after(rng.randrange(120))),
+                    cut_amid(lambda: proxy.up.stall_after(rng.randrange(120))),
+                    cut_amid(proxy.refuse),
+                ]  # fmt: skip
+                passes: list[Callable[[], None]] = [
+                    lambda: slow(4000, 0.0), lambda: slow(None, 0.03), proxy.down.stall, proxy.up.stall
+                ]  # fmt: skip
+                url = place.url("coinbase").replace(f":{target.port}", f":{proxy.port}")
+                rules = {"silence_ns": 1500 * MILLISECOND, "open_timeout_ns": 1500 * MILLISECOND, "ping_ns": 0}
+                async with connected(feed_of(coinbase(url), **rules), journal, Told()) as c:
+                    await reached(lambda: c.ready and c.frames > 20)
+                    for fault in rng.sample(ends + passes, len(ends + passes)):
+                        before = c.reconnects
+                        fault()
+                        if fault in ends:
+                            await reached(lambda before=before: c.reconnects > before)
+                        else:
+                            await asyncio.sleep(0.2)
+                        slow(None, 0.0)
+                        proxy.down.flow()
+                        proxy.up.flow()
+                        proxy.accept()
+                        await reached(lambda: c.ready)
+                        frames = c.frames
+                        await reached(lambda frames=frames: c.frames > frames + 20)
+        sent = place.truth["coinbase"].symbols["BTC-USD"]
+        ids = match_ids(journal)  # which reads every frame
+        assert len(ids) == len(set(ids))
+        assert all(any(first <= number <= last for first, last in sent.ranges) for number in ids)
+        assert kinds(journal).count(OPENED) == kinds(journal).count(CLOSED)
 
     asyncio.run(run())
 

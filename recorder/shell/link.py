@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import numpy as np
-from websockets.frames import CLOSE_CODE_EXPLANATIONS
+from websockets.frames import CLOSE_CODE_EXPLANATIONS, CloseCode
 
 from recorder.core.frames import BINARY, CLOSED, OPENED, SENT, TEXT
 from recorder.core.session import Session, State
@@ -238,7 +238,8 @@ class Link:
     def on_close(self, code: int, reason: str, error: Exception | None) -> None:
         words = f"{code or ''} {reason or CLOSE_CODE_EXPLANATIONS.get(code, '')}".strip()  # 0: no WebSocket
         why = "" if error is None else str(error).removesuffix("; reconnect")  # which is what is done
-        ours = bool(reason) and reason in why  # the client has found it dead: code and reason are what it said itself
+        # The client has found it dead: code and reason are what it said itself, or nobody has said any.
+        ours = bool(why) and (code == CloseCode.ABNORMAL_CLOSURE or (bool(reason) and reason in why))
         words = self.given_up or (why if ours else f"{words} ({why})".strip() if why else words)
         self.code = 0 if self.given_up or ours else code
         if self._source >= 0:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from recorder_process import Recorder, command, environment, external, until, wr
 from recorder.core.frames import TEXT
 from recorder.core.gaps import UNVERIFIED
 from recorder.shell.journal import Journal
+from recorder.shell.simulator.proxy import Proxy
 
 BACKFILLED = 8
 MILLISECOND = 1_000_000
@@ -236,6 +239,60 @@ def test_what_six_providers_dropped_and_what_a_cut_cost_is_fetched_and_stored_on
     ).stdout
     totals = json.loads(answer)["totals"]
     assert sum(each["gaps"] for each in totals) == len(json.loads(answer)["gaps"])
+
+
+@pytest.mark.timeout(600)  # half a minute on an idle machine
+def test_a_feed_behind_a_broken_network_is_complete_once_and_has_the_right_values(
+    start: Callable[..., Recorder], questdb: QuestDB
+) -> None:
+    """A connection crawls, stands still, ends amid a frame and amid a handshake, and stays half open; all faults of the
+    network are in test_connection, where reconnecting takes no time."""
+    with exchange("coinbase", rate=300) as place:
+        target = urlsplit(place.urls["coinbase"])
+        with Proxy((str(target.hostname), int(target.port or 0))) as proxy:
+            feeds = feeds_of(place, "net")
+            feeds["net-coinbase"]["url"] = place.urls["coinbase"].replace(f":{target.port}", f":{proxy.port}")
+            recorder = start(feeds, delay_s=0.5)
+
+            def of(name: str) -> float:
+                return recorder.metric(name, "net-coinbase")
+
+            def more_frames() -> None:
+                until(lambda: of("recorder_connections_ready") == 1, "a connection")
+                frames = of("recorder_frames_total")
+                until(lambda: of("recorder_frames_total") > frames + 100, "frames")
+
+            def amid_a_handshake() -> None:
+                proxy.down.truncate(40)
+                proxy.cut(reset=True)
+
+            more_frames()
+            proxy.down.bytes_s, proxy.down.delay_s = 5000, 0.05
+            time.sleep(0.7)
+            proxy.down.bytes_s, proxy.down.delay_s = None, 0.0
+            proxy.down.stall()
+            time.sleep(0.7)
+            proxy.down.flow()
+            more_frames()
+            assert of("recorder_reconnects_total") == 0, "a slow network is no lost connection"
+            for fault in (lambda: proxy.down.truncate(333), amid_a_handshake, lambda: proxy.down.stall_after(77)):
+                reconnects = of("recorder_reconnects_total")
+                fault()
+                until(lambda: of("recorder_reconnects_total") > reconnects, "another connection")  # noqa: B023
+                more_frames()
+            until(lambda: closed(recorder, "net-coinbase") > 0, "every gap closed")
+            assert recorder.end() == 0, recorder.text()
+        sent = {symbol: dict(trades) for symbol, trades in place.trades("coinbase").items()}
+    rows = questdb.sql.query("SELECT symbol, trade_id, price, size FROM trades WHERE feed = 'net-coinbase'").rows
+    stored: dict[str, dict[int, tuple[float, float]]] = {symbol: {} for symbol in sent}
+    for symbol, number, price, size in rows:
+        assert number not in stored[symbol], f"{symbol} {number} is stored twice"
+        stored[symbol][number] = price, size
+    for symbol, own in stored.items():
+        assert sorted(own) == list(range(min(own), max(own) + 1)), f"{symbol}: trades are missing"
+        assert own.items() >= {(n, values) for n, values in sent[symbol].items() if min(own) <= n <= max(own)}
+        assert len(own) > 300
+    assert {gap["status"] for gap in gaps_of(questdb, "net-coinbase")} == {"repaired", None}
 
 
 def test_a_repair_that_kill_9_ended_is_completed_after_the_restart(
