@@ -84,7 +84,7 @@ def check_stored(installation: Installation, trades: int) -> None:
     assert all(row[1:5] == [each, each, FIRST_ID, FIRST_ID + each - 1] for row in rows), rows
     expected = Traffic(venue).sizes(trades // venue.trades)
     assert sum(row[5] for row in rows) == pytest.approx(expected, rel=1e-12)
-    assert installation.query("select count() from gaps")[0][0] == 0
+    assert installation.query("select symbol, kind, span_ns, cause from gaps limit 5") == []
     assert installation.query("select count() from rejected")[0][0] == 0
 
 
