@@ -20,7 +20,9 @@ from recorder.values.feed import MINUTE, SECOND, FeedSpec
 
 def call(config, *words):
     parser = argparse.ArgumentParser()
-    coverage.add(parser.add_subparsers())
+    commands = parser.add_subparsers()
+    coverage.add(commands)
+    gaps.add(commands)
     try:
         args = parser.parse_args(words)
     except SystemExit as stop:
@@ -186,6 +188,29 @@ def test_the_ledger_by_minute_adds_up_to_the_day(covered):
     assert len(rows) == 10
     assert sum(row["received"] for row in rows) == TRADES - 3
     assert [row["missing"] for row in rows if row["missing"]] == [2, 1]
+
+
+def test_of_recorders_with_tables_of_their_own_in_one_database_each_is_told_of_its_own(covered, capsys):
+    sql = covered.server.sql
+    server = msgspec.structs.replace(covered.config.questdb, prefix="other_")
+    other = msgspec.structs.replace(covered.config, questdb=server)
+    tables = ("coverage", "trades", "quotes", "bars", "gaps")
+    try:
+        for table in tables:
+            sql.execute(f"CREATE TABLE other_{table} AS (SELECT * FROM {table} WHERE symbol = 'BTC-USDT')")
+        for config, symbols in ((other, ["BTC-USDT"]), (covered.config, ["BTC-USDT", "ETH-USDT"])):
+            assert call(config, "coverage", "--day", "2024-01-01", "--feed", "cov", "--json") == 0
+            answer = json.loads(capsys.readouterr().out)
+            assert [row["symbol"] for row in answer["channels"]] == symbols
+            assert all(row["agrees"] and row["stored"] for row in answer["channels"])
+            assert len(answer["holes"]) == 2
+        sql.execute("TRUNCATE TABLE other_gaps")
+        for config, said in ((other, "no gaps on 2024-01-01"), (covered.config, "ids missing in the stream")):
+            assert call(config, "gaps", "--day", "2024-01-01", "--feed", "cov") == 0
+            assert said in capsys.readouterr().out
+    finally:
+        for table in tables:
+            sql.execute(f"DROP TABLE IF EXISTS other_{table}")
 
 
 # The last one: it adds rows.

@@ -17,6 +17,7 @@ from test_record import START, ClockLoop
 from recorder.core.market import KIND, SYMBOL, TS, Market
 from recorder.shell import watch as watches
 from recorder.shell.watch import CHANNELS, Watch
+from recorder.values.config import Config, QuestdbConfig
 from recorder.values.errors import DatabaseError
 from recorder.values.feed import MINUTE, SECOND, FeedSpec, Key
 from recorder.values.schedule import Schedule, Session
@@ -281,11 +282,12 @@ def test_history_is_learnt_once_the_database_answers_and_again_every_day(
             raise DatabaseError("connection refused")
         yield
 
-    def history(client: Any, name: str, channel: str, symbols: int) -> list[tuple[str, str, int, int]]:
-        asked.append((name, channel, symbols))
+    def history(client: Any, table: str, name: str, symbols: int) -> list[tuple[str, int, int]]:
+        asked.append((table, name, symbols))
         before = start - start % watches.HISTORY_NS
-        return [(symbol, channel, before - n * 5 * MINUTE, 1500) for symbol in feed.symbols for n in range(1, 100)]
+        return [(symbol, before - n * 5 * MINUTE, 1500) for symbol in feed.symbols for n in range(1, 100)]
 
+    feed.watch._config = Config(questdb=QuestdbConfig(prefix="mine_"))  # of a recorder beside others in one database
     monkeypatch.setattr(watches, "connect", connect)
     monkeypatch.setattr(watches, "history", history)
 
@@ -303,7 +305,7 @@ def test_history_is_learnt_once_the_database_answers_and_again_every_day(
         assert feed.watch._feeds["f"].arrivals.profile is profile
         down = False
         await asyncio.sleep(5)
-        assert asked == [("f", channel, len(feed.symbols)) for channel in CHANNELS]
+        assert asked == [(f"mine_{channel}", "f", len(feed.symbols)) for channel in CHANNELS]
         assert feed.events("history.learnt") == [{"feed": "f", "series": 2 * len(feed.symbols)}]
         learnt = feed.watch._feeds["f"].arrivals.profile
         assert learnt.names == profile.names

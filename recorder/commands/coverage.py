@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from recorder.commands import filters
 from recorder.commands.listing import choice, number, show
-from recorder.values.tables import BACKFILLED
+from recorder.values.tables import BACKFILLED, COVERAGE, prefixed
 
 if TYPE_CHECKING:
     from recorder.shell.database.sql_client import SqlClient
     from recorder.values.config import Config
+    from recorder.values.schema import Table
 
 SELDOM = ("repaired", "duplicate", "late", "rejected")  # columns that are left out where there is nothing in them
 HOLES_SHOWN_MAX = 20  # of a day, on a screen; --json has all
@@ -45,7 +46,8 @@ def run(args: argparse.Namespace, config: Config) -> int:
     from recorder.shell.database.sql_client import connect
 
     with connect(config) as client:
-        channels, missing = by_channel(client, args), holes(client, args)
+        tables = prefixed(config.questdb.prefix)
+        channels, missing = by_channel(client, args, tables), holes(client, args, tables[COVERAGE.name].name)
     if args.json:
         import orjson
 
@@ -61,12 +63,12 @@ def run(args: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-def by_channel(client: SqlClient, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A line for each feed, symbol and channel of the day."""
+def by_channel(client: SqlClient, args: argparse.Namespace, tables: Mapping[str, Table]) -> list[dict[str, Any]]:
+    """A line for each feed, symbol and channel of the day; ``tables`` by the names they have without a prefix."""
     sums = ", ".join(f"sum({name}) {name}" for name in COUNTS)
-    query = f"SELECT feed, symbol, channel, count_distinct(ts_event) minutes, {sums} FROM coverage"
+    query = f"SELECT feed, symbol, channel, count_distinct(ts_event) minutes, {sums} FROM {tables[COVERAGE.name].name}"
     rows = client.rows(f"{query} WHERE {filters.where(args)} ORDER BY feed, symbol, channel")
-    stored = {name: _stored(client, args, name) for name in STORED}
+    stored = {name: _stored(client, args, name, tables[name].name) for name in STORED}
     for row in rows:
         row["completeness"] = completeness(row)
         table = stored.get(row["channel"])
@@ -76,20 +78,22 @@ def by_channel(client: SqlClient, args: argparse.Namespace) -> list[dict[str, An
     return rows
 
 
-def _stored(client: SqlClient, args: argparse.Namespace, table: str) -> dict[tuple[str, str], tuple[int, int]]:
-    """Rows of a table that day by (feed, symbol), counted where they lie: all, and those that are not of the past."""
-    if args.channel not in (None, table):
+def _stored(
+    client: SqlClient, args: argparse.Namespace, channel: str, table: str
+) -> dict[tuple[str, str], tuple[int, int]]:
+    """Rows of a channel's table that day by (feed, symbol): all there are, and those that are not of the past."""
+    if args.channel not in (None, channel):
         return {}
     fresh = f"sum(CASE WHEN flags & {BACKFILLED} = 0 THEN 1 ELSE 0 END) fresh"
     query = f"SELECT feed, symbol, count() stored, {fresh} FROM {table} WHERE {filters.where(args, channel=False)}"
     return {(row["feed"], row["symbol"]): (row["stored"], row["fresh"]) for row in client.rows(query)}
 
 
-def holes(client: SqlClient, args: argparse.Namespace) -> list[dict[str, Any]]:
+def holes(client: SqlClient, args: argparse.Namespace, table: str) -> list[dict[str, Any]]:
     """Minutes of the day in which something is missing or was, the worst first."""
     return client.rows(
         "SELECT * FROM (SELECT ts_event, feed, symbol, channel, sum(missing) missing, sum(repaired) repaired, "
-        f"last(cause) cause FROM coverage WHERE {filters.where(args)} AND cause IS NOT NULL) "
+        f"last(cause) cause FROM {table} WHERE {filters.where(args)} AND cause IS NOT NULL) "
         "ORDER BY missing - repaired DESC, ts_event"
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from recorder.commands import filters
 from recorder.commands.listing import choice, number, show
-from recorder.values.tables import GAP_STATUSES
+from recorder.values.tables import GAP_STATUSES, GAPS, prefixed
 
 if TYPE_CHECKING:
     from recorder.shell.database.sql_client import SqlClient
@@ -41,7 +41,8 @@ def run(args: argparse.Namespace, config: Config) -> int:
     from recorder.shell.database.sql_client import connect
 
     with connect(config) as client:
-        gaps, sums = listed(client, args), totals(client, args)
+        table = prefixed(config.questdb.prefix)[GAPS.name].name
+        gaps, sums = listed(client, args, table), totals(client, args, table)
     if args.json:
         import orjson
 
@@ -53,17 +54,17 @@ def run(args: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-def listed(client: SqlClient, args: argparse.Namespace) -> list[dict[str, Any]]:
+def listed(client: SqlClient, args: argparse.Namespace, table: str) -> list[dict[str, Any]]:
     """Every gap of the day, by time."""
     names = ", ".join((*COLUMNS, "status", "cause"))
-    return client.rows(f"SELECT {names} FROM gaps WHERE {filters.where(args)} ORDER BY ts_event, feed, symbol")
+    return client.rows(f"SELECT {names} FROM {table} WHERE {filters.where(args)} ORDER BY ts_event, feed, symbol")
 
 
-def totals(client: SqlClient, args: argparse.Namespace) -> list[dict[str, Any]]:
+def totals(client: SqlClient, args: argparse.Namespace, table: str) -> list[dict[str, Any]]:
     """How many of each kind and status, their ids, and for how long."""
     return client.rows(
         "SELECT feed, kind, status, count() gaps, sum(missing) missing, sum(recovered) recovered, sum(span_ns) span_ns "
-        f"FROM gaps WHERE {filters.where(args)} ORDER BY feed, kind, status"
+        f"FROM {table} WHERE {filters.where(args)} ORDER BY feed, kind, status"
     )
 
 

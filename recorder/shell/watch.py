@@ -22,7 +22,7 @@ from recorder.values.config import Config
 from recorder.values.errors import DatabaseError
 from recorder.values.feed import HOUR, SECOND
 from recorder.values.schedule import Open
-from recorder.values.tables import BACKFILLED, QUALITY_EVENTS, QUOTES, TRADES
+from recorder.values.tables import BACKFILLED, QUALITY_EVENTS, QUOTES, TRADES, prefixed
 
 CHANNELS = (TRADES.name, QUOTES.name)  # whose rows are many enough to be expected
 LATE_NS = 5 * SECOND  # a tick this late: the machine slept or the loop was blocked, what came waits in the sockets
@@ -273,20 +273,22 @@ class Watch:
         with connect(self._config) as client:
             for channel in CHANNELS:
                 if channel in spec.channels:
-                    rows += history(client, spec.name, channel, len(spec.symbols))
+                    table = prefixed(self._config.questdb.prefix)[channel]
+                    found = history(client, table.name, spec.name, len(spec.symbols))
+                    rows += [(symbol, channel, ts, count) for symbol, ts, count in found]
         profile.learn(rows)
         return profile
 
 
-def history(client: SqlClient, feed: str, channel: str, symbols: int) -> list[tuple[str, str, int, int]]:
-    """Arrivals of the last days by 5 minutes: (symbol, channel, start in ns, rows). Raises DatabaseError."""
+def history(client: SqlClient, table: str, feed: str, symbols: int) -> list[tuple[str, int, int]]:
+    """Arrivals of the last days by 5 minutes: (symbol, start in ns, rows). Raises DatabaseError."""
     days = max(1, min(HISTORY_DAYS_MAX, HISTORY_ROWS_MAX // (BINS_A_DAY * max(1, symbols))))
     answer = client.query(
-        f"SELECT symbol, ts_event::long ts, count() FROM {channel} WHERE feed = '{feed}' "
+        f"SELECT symbol, ts_event::long ts, count() FROM {table} WHERE feed = '{feed}' "
         f"AND ts_event > dateadd('d', -{days}, now()) AND ts_event <= now() AND flags & {BACKFILLED} = 0 "
         f"SAMPLE BY 5m LIMIT -{HISTORY_ROWS_MAX}"
     )
-    return [(symbol, channel, ts, count) for symbol, ts, count in answer.rows]
+    return [(symbol, ts, count) for symbol, ts, count in answer.rows]
 
 
 def _words(silence: Silence) -> str:
