@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import numpy as np
@@ -22,8 +23,8 @@ from recorder.feeds import make
 from recorder.shell.journal import Journal
 from recorder.shell.simulator import Simulator
 from recorder.values.errors import ConfigError, FrameError, SymbolError
-from recorder.values.feed import FeedSpec, Notice, Ready, Reconnect
-from recorder.values.tables import NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE
+from recorder.values.feed import FeedSpec, Historian, HistoryRequest, Notice, Ready, Reconnect
+from recorder.values.tables import BACKFILLED, NOT_LAST_ELIGIBLE, NOT_VOLUME_ELIGIBLE
 
 __all__ = ["impatient"]
 
@@ -86,6 +87,49 @@ def test_trades_of_options_have_no_id_and_those_that_are_alike_stay_as_many_in_e
         runs.append([row["trade_id"] for row in feed.rows("trades")])
     assert runs[0] == runs[1]
     assert len(set(runs[0])) == 2
+
+
+PAST = {"t": "2024-03-11T13:35:35.13312256Z", "p": 2.84, "s": 1, "x": "N", "c": "S"}  # the documented trade, of history
+
+
+def past(*trades: dict[str, Any], token: str | None = None) -> bytes:
+    return msgspec.json.encode({"trades": {"AAPL240315C00172500": list(trades)}, "next_page_token": token})
+
+
+def test_trades_of_history_are_the_streams_as_often_as_there_are_alike_and_however_often_they_are_asked_for() -> None:
+    other = {**PAST, "p": 2.85}
+    streamed = options().decode(packed(msgspec.json.encode([{"T": "t", "S": "AAPL240315C00172500", **each}
+        for each in (PAST, PAST, other)])))  # fmt: skip
+    sent = [(row["ts_event"], row["exchange"], row["trade_id"]) for row in streamed.rows("trades")]
+    assert len(set(sent)) == 3
+    ts = rfc3339_ns(str(PAST["t"]))
+    request = HistoryRequest(CONTRACTS[0], "trades", ts, ts + 1)
+    recorded = options()
+    decode = cast(Historian, recorded.feed).history_decoder(recorded.scope)
+    for pages in ([past(PAST, PAST, other)], [past(PAST, token="a"), past(token="b"), past(PAST, other)], [past(PAST)]):
+        for body in pages:
+            decode(request, body, FRAME_END)
+    found = recorded.rows("trades")
+    assert [(row["ts_event"], row["exchange"], row["trade_id"]) for row in found] == [*sent, *sent, sent[0]]
+    assert {(row["flags"], row["conditions"]) for row in found} == {(BACKFILLED, "S")}
+
+
+def test_trades_and_bars_of_options_are_remembered_and_of_the_indicative_feed_nothing() -> None:
+    def asked(channel: str, **more: str) -> tuple[str, dict[str, list[str]]]:
+        feed = cast(Historian, make(spec_of(), KEYS))
+        assert feed.capability().history_channels == ("trades", "bars")
+        pages = feed.history(HistoryRequest(CONTRACTS[0], channel, 10**18, 10**18 + 10**9, **more))  # type: ignore[arg-type]
+        address = urlsplit(next(pages).url)
+        return address.path, parse_qs(address.query)
+
+    common = {
+        "symbols": ["AAPL240315C00172500"], "start": ["2001-09-09T01:46:40.000000000Z"],
+        "end": ["2001-09-09T01:46:41.000000000Z"], "limit": ["10000"], "sort": ["asc"],
+    }  # fmt: skip
+    assert asked("trades") == ("/v1beta1/options/trades", common)
+    assert asked("bars", timeframe="1h") == ("/v1beta1/options/bars", {**common, "timeframe": ["1Hour"]})
+    indicative = make(spec_of(options={"feed": "indicative", "format": "msgpack"}), KEYS)
+    assert indicative.capability().history_channels == ()
 
 
 @pytest.mark.parametrize(

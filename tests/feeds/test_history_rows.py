@@ -201,7 +201,7 @@ feeds = pytest.mark.parametrize(
 
 def request_of(feed: Feed, name: str, options: dict[str, str]) -> HistoryRequest:
     symbol = "AAPL" if name == "alpaca" and options.get("feed") != "crypto" else "BTC-USD"
-    if name == "polygon" and options.get("cluster") == "options":
+    if (name, options.get("cluster") or options.get("feed")) in (("polygon", "options"), ("alpaca", "opra")):
         symbol = "AAPL  251219C00150000"
     if name == "bybit" and options.get("market") == "option":
         symbol = "BTC-26SEP25-90000-C"

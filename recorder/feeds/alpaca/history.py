@@ -25,7 +25,8 @@ from recorder.values.messages import NAN, UNREADABLE, fitting
 
 URL = "https://data.alpaca.markets"
 SANDBOX_URL = "https://data.sandbox.alpaca.markets"
-CHANNELS = ("trades", "quotes")
+CHANNELS = {"opra": ("trades", "bars")}  # of options no quotes are remembered
+ALL_CHANNELS = ("trades", "quotes", "bars")
 TIMEFRAMES = {  # of bars, ours → Alpaca's
     "1m": "1Min", "3m": "3Min", "5m": "5Min", "10m": "10Min", "15m": "15Min", "30m": "30Min", "1h": "1Hour",
     "2h": "2Hour", "3h": "3Hour", "4h": "4Hour", "6h": "6Hour", "8h": "8Hour", "12h": "12Hour", "1d": "1Day",
@@ -34,8 +35,9 @@ TIMEFRAMES = {  # of bars, ours → Alpaca's
 PAGE = 10_000  # trades or quotes in one answer at most; a page may be shorter and yet not the last
 PER_SECOND_MAX = 3.0  # 200 a minute in the free plan
 # Feeds of the stream → of history. The delayed stream is the consolidated one, fifteen minutes late: what it sends is
-# just old enough for the free plan. "test" and "overnight" are not offered.
+# just old enough for the free plan. "test" and "overnight" are not offered; "indicative" is not what its history has.
 FEEDS: Mapping[str, str] = {"iex": "iex", "sip": "sip", "delayed_sip": "sip", "boats": "boats"}
+_PATHS = {"crypto": "/v1beta3/crypto/{location}", "opra": "/v1beta1/options"}
 _WITHDRAWN = frozenset({"canceled", "incorrect"})
 
 
@@ -106,48 +108,79 @@ def pages(
 
     name  the symbol as Alpaca writes it
     """
-    crypto = feed == "crypto"
-    path = f"/v1beta3/crypto/{location}" if crypto else "/v2/stocks"
+    path = _PATHS.get(feed, "/v2/stocks").format(location=location)
     # asof "-": the symbol of the day and not today's, as the stream names it
-    stocks = {} if crypto else {"feed": FEEDS[feed], "asof": "-"}
+    stocks = {"feed": FEEDS[feed], "asof": "-"} if feed in FEEDS else {}
     bars = {"timeframe": TIMEFRAMES[request.timeframe]} if request.channel == "bars" else {}
     span = {"start": rfc3339(request.start), "end": rfc3339(request.end)}  # both inclusive
     token: str | None = None
     for _ in range(PAGES_MAX):
         query = {"symbols": name, **span, **bars, "limit": PAGE, **stocks, "sort": "asc", "page_token": token}
         response = yield HttpRequest(address(base, f"{path}/{request.channel}", **query), (), secret_headers)
-        try:
-            following = _token(_page(request.channel, response.body).get("next_page_token", b"null"))
-        except UNREADABLE as error:
-            raise FrameError(f"no page of {request.channel}: {error}") from None
-        if not following or following == token:
+        following = _following(request.channel, response.body)
+        if following is None or following == token:
             return
         token = following
 
 
-def decoder(scope: Scope, name_of: Callable[[str], str]) -> Callable[[HistoryRequest, bytes, int], None]:
+def channels_of(feed: str) -> tuple[str, ...]:
+    """What Alpaca remembers of a feed."""
+    known = feed in FEEDS or feed in _PATHS
+    return CHANNELS.get(feed, ALL_CHANNELS) if known else ()
+
+
+def decoder(
+    scope: Scope, name_of: Callable[[str], str], options: bool = False
+) -> Callable[[HistoryRequest, bytes, int], None]:
     """``name_of`` spells a canonical symbol as Alpaca does."""
     rows_of: dict[tuple[str, str], Store] = {}
+    alike = _Alike() if options else None
 
     def store(request: HistoryRequest, name: str) -> Store:
         key = (request.channel, name)
         if key not in rows_of:
-            rows_of[key] = past_rows(scope, request.channel, {name: scope.series(request.symbol)})
+            rows_of[key] = past_rows(scope, request.channel, {name: scope.series(request.symbol)}, alike)
         return rows_of[key]
 
     def decode(request: HistoryRequest, body: bytes, ts_recv: int) -> None:
         name = name_of(request.symbol)
+        if alike is not None:
+            alike.page(request, _following(request.channel, body) is not None)
         for item in _items(request.channel, name, body, lambda why, part: scope.reject(why, part, ts_recv)):
             if getattr(item, "u", None) in _WITHDRAWN:
                 continue  # nothing that counts, and its withdrawal has a time of its own
             item.S = name
             try:
-                if request.start <= rfc3339_ns(item.t) <= request.end:
+                ts_event = rfc3339_ns(item.t)
+                if request.start <= ts_event <= request.end:
+                    if alike is not None:
+                        alike.at(ts_event)
                     store(request, name)(item, ts_recv)
             except FrameError as error:
                 scope.reject(str(error), msgspec.json.encode(item), ts_recv)
 
     return decode
+
+
+class _Alike(dict[str, int]):
+    """How often trades without an id came that look the same: as often as in the stream, however often they are asked
+    for, and wherever a page ends."""
+
+    _request: HistoryRequest | None = None
+    _more = False
+    _ts = 0
+
+    def page(self, request: HistoryRequest, more: bool) -> None:
+        """A page begins. ``more``: another follows it."""
+        if request != self._request or not self._more:
+            self.clear()
+        self._request, self._more = request, more
+
+    def at(self, ts_event: int) -> None:
+        """The next trade is of this time: only those of one instant can be alike."""
+        if ts_event != self._ts:
+            self.clear()
+            self._ts = ts_event
 
 
 def bars_decoder(scope: Scope, name_of: Callable[[str], str]) -> Callable[[HistoryRequest, bytes, int], None]:
@@ -167,6 +200,14 @@ def _page(channel: str, body: bytes) -> dict[str, msgspec.Raw]:
     if channel not in fields:
         raise FrameError(f"no page of {channel}: {body[:200].decode('utf-8', 'replace')}")
     return fields
+
+
+def _following(channel: str, body: bytes) -> str | None:
+    """The token of the next page; None where there is none. Raises FrameError."""
+    try:
+        return _token(_page(channel, body).get("next_page_token", msgspec.Raw(b"null"))) or None
+    except UNREADABLE as error:
+        raise FrameError(f"no page of {channel}: {error}") from None
 
 
 def _items(channel: str, name: str, body: bytes, refuse: Callable[[str, bytes], None]) -> list[Any]:

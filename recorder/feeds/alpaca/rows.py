@@ -242,7 +242,7 @@ def rows_of(scope: Scope, canonical: Callable[[str], str], options: bool = False
             halted.clear()
 
     rows: dict[Any, Store] = {
-        Trade: _trade_rows(scope, series, places, sales, halted),
+        Trade: _trade_rows(scope, series, places, sales, halted, scope.kept("alike") if options else None),
         Quote: _quote_rows(scope, series, places),
         Bar: _bar_rows(scope, series, "1m", 0),
         UpdatedBar: _bar_rows(scope, series, "1m", CORRECTED),
@@ -257,21 +257,25 @@ def rows_of(scope: Scope, canonical: Callable[[str], str], options: bool = False
     return rows | dict.fromkeys(PASSED_OVER, lambda message, ts_recv: None) | {Success: success}
 
 
-def past_rows(scope: Scope, channel: str, series: Mapping[str, int]) -> Store:
-    """What stores trades or quotes of history: the same rows as the stream's, flagged. Of halts it knows nothing."""
+def past_rows(scope: Scope, channel: str, series: Mapping[str, int], alike: dict[str, int] | None = None) -> Store:
+    """What stores trades or quotes of history: the same rows as the stream's, flagged. Of halts it knows nothing.
+
+    alike  of options: how often trades of one instant, price and size have come
+    """
     if channel == "quotes":
         return _quote_rows(scope, series, _Places(scope, "bid_exchange", "ask_exchange"), BACKFILLED)
-    row = _trade_rows(scope, series, _Places(scope, "exchange"), _Sales(scope), {}, BACKFILLED)
-    corrected = _trade_rows(scope, series, _Places(scope, "exchange"), _Sales(scope), {}, BACKFILLED | CORRECTED)
+    places, sales = _Places(scope, "exchange"), _Sales(scope, alike is not None)
+    row = _trade_rows(scope, series, places, sales, {}, alike, BACKFILLED)
+    corrected = _trade_rows(scope, series, places, sales, {}, alike, BACKFILLED | CORRECTED)
     return lambda trade, ts_recv: (corrected if trade.u == "corrected" else row)(trade, ts_recv)
 
 
 def _trade_rows(
-    scope: Scope, series: Mapping[str, int], places: _Places, sales: _Sales, halted: Halted, always: int = 0
-) -> Store:
+    scope: Scope, series: Mapping[str, int], places: _Places, sales: _Sales, halted: Halted,
+    alike: dict[str, int] | None, always: int = 0,
+) -> Store:  # fmt: skip
     """``always``: flags of every row."""
-    append, varchar = scope.trades.append, scope.trades.varchar
-    sides, alike = {"B": BUY, "S": SELL}, scope.kept("alike") if sales.options else None
+    append, varchar, sides = scope.trades.append, scope.trades.varchar, {"B": BUY, "S": SELL}
 
     def row(message: Trade, ts_recv: int) -> None:
         ts = _time(message.t, ts_recv)

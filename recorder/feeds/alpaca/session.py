@@ -117,7 +117,6 @@ class Alpaca:
         self._delivered: dict[str, Any] = {}  # the last acknowledgement, which holds everything
 
     def capability(self) -> Capability:
-        remembered = self._base() is not None and (self.feed == "crypto" or self.feed in history.FEEDS)
         return Capability(
             channels=tuple(name for name in INFO.channels if name != CHANNEL),
             loss_detector="none",
@@ -132,8 +131,8 @@ class Alpaca:
             hold_ns=DROP_HOLD_NS,
             revisions=self.feed != "crypto",
             session_zone="UTC" if self.feed == "crypto" else "America/New_York",
-            history="trades, quotes and bars since 2016 by time; the last 15 minutes of SIP only with a paid plan",
-            history_channels=(*history.CHANNELS, "bars") if remembered else (),
+            history="trades, quotes and bars since 2016; options: no quotes; the last 15 minutes only with a paid plan",
+            history_channels=history.channels_of(self.feed) if self._base() is not None else (),
             history_timeframes=tuple(history.TIMEFRAMES),
             rest_per_second_max=history.PER_SECOND_MAX,
         )
@@ -150,7 +149,7 @@ class Alpaca:
         return history.pages(base, self.feed, self.location, self._name(request.symbol), headers, request)
 
     def history_decoder(self, out: Scope) -> Callable[[HistoryRequest, bytes, int], None]:
-        ticks = history.decoder(out, self._name)
+        ticks = history.decoder(out, self._name, self.feed in OPTIONS)
         return by_channel({"trades": ticks, "quotes": ticks, "bars": history.bars_decoder(out, self._name)})
 
     def shards(self) -> list[FeedSpec]:
