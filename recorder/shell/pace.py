@@ -1,5 +1,5 @@
-"""How often one provider is asked over HTTP, by all who ask it: its rate, its quota, when it wants a pause, and until when
-it wants no connection."""
+"""How often one provider is asked over HTTP, by all who ask it: its rate, its quota, when it wants a pause;
+and until when it wants no connection."""
 
 from __future__ import annotations
 

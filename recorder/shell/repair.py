@@ -99,6 +99,7 @@ class Repairer:
         self._told: dict[str, tuple[float, Counts]] = {}
         self._refused: dict[tuple[str, str], str] = {}  # by feed and channel, in words; told when they change
         self._not_before = 0.0  # of the loop's clock, for all
+        self._stopped = False
 
     @property
     def book(self) -> GapBook:
@@ -106,13 +107,13 @@ class Repairer:
         return book
 
     async def run(self) -> None:
-        """For ever: tell what changed, and see that every feed with something due is being asked."""
-        while True:
+        """Until ``stop()``: tell what changed, and see that every feed with something due is being asked."""
+        while not self._stopped:
             await asyncio.sleep(LOOK_S)
             await self._taken(self._journal.end)  # before that the book is of the past: what it lacks may be journalled
             self._tell()
             self._tries = {identity: tries for identity, tries in self._tries.items() if identity in self.book.open}
-            if not self._config.enabled:
+            if not self._config.enabled or self._stopped:
                 continue
             feeds = self._feeds()
             for key, gaps in self._due().items():
@@ -124,7 +125,8 @@ class Repairer:
                     self._tasks[key] = asyncio.create_task(self._repair(spec, feed, gaps))
 
     async def stop(self) -> None:
-        """Ask no more; what is open stays in the book."""
+        """Ask no more; what is open stays in the book. Nothing is journalled after this returned."""
+        self._stopped = True
         for client in self._clients.values():
             client.close()
         tasks = list(self._tasks.values())
