@@ -93,6 +93,28 @@ def test_server_survives_its_recorders_death_and_is_found_again(make, monkeypatc
     assert database.status().pid is None
 
 
+def test_who_no_longer_waits_for_a_starting_server_leaves_it_to_others(make):
+    database = make()
+    ended: list[str] = []
+
+    def start() -> None:
+        with pytest.raises(DatabaseError, match="no longer wanted"):
+            database.start()
+        ended.append("in time")
+
+    waiting = threading.Thread(target=start)
+    waiting.start()
+    until(lambda: (database.root / "recorder.pid").exists())
+    pid = int((database.root / "recorder.pid").read_text())
+    os.kill(pid, signal.SIGSTOP)  # so that it is not ready before anybody can give up
+    database.abandon()
+    waiting.join(60)
+    os.kill(pid, signal.SIGCONT)
+    assert ended == ["in time"]
+    assert make(**ports(database)).start() is False
+    assert make(**ports(database)).status().pid == pid
+
+
 def test_killed_server_is_restarted_with_its_rows(make):
     database = make()
     assert database.start() is True

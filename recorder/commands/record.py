@@ -247,6 +247,8 @@ class Recording:
         if self.sink is not None:
             await wait_first(self._drain(), *([hurry.wait()] if hurry is not None else []), timeout_s=None)
         drained = self.sink is not None and self.engine.settled
+        if self.database is not None:
+            self.database.abandon()  # the thread that waits for one that is starting would keep us for that long
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -74,6 +74,7 @@ class Database:
         self._process: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
         self._lock = threading.RLock()
+        self._abandoned = threading.Event()
 
     @classmethod
     def from_config(cls, config: Any) -> Database:
@@ -103,7 +104,8 @@ class Database:
     def start(self) -> bool:
         """Return once the server answers queries: True when it was started, False when one was running on this root.
 
-        Raises DatabaseError: no Java runtime or jar, a port taken, the root in use, or the server's own last words.
+        Raises DatabaseError: no Java runtime or jar, a port taken, the root in use, the server's own last words, or
+        ``abandon`` was called.
         """
         with self._lock, self._exclusive():
             pid = self._find()
@@ -120,9 +122,14 @@ class Database:
             try:
                 self._wait_ready(self._pid)
             except BaseException:
-                self._terminate(self._pid)
+                if not self._abandoned.is_set():
+                    self._terminate(self._pid)
                 raise
             return True
+
+    def abandon(self) -> None:
+        """Nobody waits for the server any more, now or later; one that is starting goes on doing so."""
+        self._abandoned.set()
 
     def stop(self) -> bool:
         """Stop the server on this root, whoever started it; False when none runs."""
@@ -307,7 +314,8 @@ class Database:
                 with self.client() as client:
                     client.query("select 1")
                 return
-            time.sleep(POLL_S)
+            if self._abandoned.wait(POLL_S):
+                raise DatabaseError(f"QuestDB (pid {pid}) on {self.root} was starting when it was no longer wanted")
         raise DatabaseError(
             f"QuestDB (pid {pid}) on {self.root} was not ready within {START_TIMEOUT_S:g} s; "
             f"its last words:\n{self._tail()}"
