@@ -17,6 +17,7 @@ from feeds.decoding import received
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recorder.commands.coverage import completeness
 from recorder.core import snapshot
 from recorder.core.frames import CLOSED, OPENED, SOURCE, TEXT, frames_from_list
 from recorder.core.pipeline import Pipeline
@@ -49,8 +50,9 @@ class Fold:
         out, series = self.pipeline.out, self.pipeline.out.series.keys
         for block in self.pipeline.seal().tables:
             for row in block.rows:
-                if block.table.name == "quotes":
+                if block.table.name in ("trades", "quotes"):
                     assert not row["flags"] & ~sum(FLAGS.values())
+                if block.table.name == "quotes":
                     self.quotes.append((series[row["series"]][1], int(row["sequence"]), int(row["ts_event"])))
                 elif block.table.name == "gaps" and series[row["series"]][1] != "*":
                     symbol = series[row["series"]][1]
@@ -60,7 +62,7 @@ class Fold:
                         "missing": int(row["missing"]), "span_ns": int(row["span_ns"]),
                     }  # fmt: skip
                 elif block.table.name == "coverage" and out.texts.name(int(row["channel"])) == self.spec.channels[0]:
-                    for name in ("received", "verified", "unverifiable", "missing"):
+                    for name in ("received", "verified", "unverifiable", "missing", "repaired"):
                         self.counts[name] += int(row[name])
 
     def restart(self) -> None:
@@ -195,6 +197,19 @@ def test_where_a_connection_counts_its_messages_nothing_proves_the_first_row_aft
     fold.frames(*(trades(n - 4, n) for n in range(8, 10)))  # message 3 did not come
     fold.finish()
     assert (fold.counts["received"], fold.counts["verified"], fold.counts["unverifiable"]) == (16, 13, 3)
+
+
+def test_a_trade_that_comes_late_repairs_what_was_missing_in_the_ledger_as_in_its_gap():
+    fold = Fold(FeedSpec(name="bn", provider="binance", symbols=("BTC-USDT",), channels=("trades",)))
+    for number in (1, 2, 5, 4, 6, 3, 7, 9):  # 3 and 4 are late, 8 does not come
+        ms = START + 10 * number
+        data = {"e": "trade", "E": ms, "s": "BTCUSDT", "t": number, "p": "2", "q": "1", "T": ms, "m": True, "M": True}
+        message = {"stream": "btcusdt@trade", "data": data}
+        fold.frames((TEXT, ms + 100, json.dumps(message, separators=(",", ":")).encode()))
+    fold.finish()
+    assert (fold.counts["received"], fold.counts["missing"], fold.counts["repaired"]) == (8, 3, 2)
+    assert (fold.counts["verified"], fold.counts["unverifiable"]) == (5, 1)
+    assert completeness(fold.counts) == 7 / 9  # of the first nobody knows what came before it
 
 
 @pytest.mark.parametrize("name", ["2025-06-13_BYBIT.ws.1.0.gz", "2025-06-13_BYBIT.ws.2.0.gz"])

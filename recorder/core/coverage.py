@@ -24,6 +24,7 @@ from recorder.values.tables import (
     CORRECTED,
     COVERAGE,
     DUPLICATE,
+    FILLS,
     FOLLOWS,
     LATE,
     QUOTES,
@@ -49,6 +50,7 @@ def count_rows(series, ts_event, flags, channel, verify, slots, known, passed):
     verify   (series, channels) int64, BY_…
     slots    (series * channels, 7) int64; known (series * channels,) bool: a row came before
     passed   (n, 7) int64, filled; returns how many
+    A row that was counted as missing before it came, from history or late by the stream, is repaired.
     A row is verified when what came before it is known: of a series with contiguous ids each but the first, of one
     whose connection counts its messages each but the first since that was opened, of numbered rows those that FOLLOW.
     """
@@ -71,7 +73,7 @@ def count_rows(series, ts_event, flags, channel, verify, slots, known, passed):
             continue
         if flags[i] & LATE:
             slot[WAS_LATE] += 1
-        if flags[i] & BACKFILLED and flags[i] & LATE:
+        if (flags[i] & BACKFILLED and flags[i] & LATE) or flags[i] & FILLS:
             slot[REPAIRED] += 1
         elif verify[series[i], channel] == BY_NUMBER:
             slot[VERIFIED] += (flags[i] & FOLLOWS) != 0

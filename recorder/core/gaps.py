@@ -38,6 +38,7 @@ from recorder.values.tables import (
     CANCELLED,
     CORRECTED,
     DUPLICATE,
+    FILLS,
     GAP_DISCONNECT,
     GAP_OPEN,
     GAP_PARTIAL,
@@ -150,21 +151,29 @@ class GapBook:
 
     # Rows
 
-    def passed(self, rows: np.ndarray, found: np.ndarray) -> None:
-        """TRADES rows have come by the stream and their kernels have found these gaps."""
+    def passed(self, rows: np.ndarray, found: np.ndarray) -> bool:
+        """TRADES rows have come by the stream and their kernels have found these gaps. Those whose ids were missing are
+        flagged FILLS; whether there are any."""
         for values in found.tolist():
             self._found(*values)
         if channel := self._channels[TRADES.name]:
             self._resume(TRADES.name, channel, rows)
             horizons, series = channel.look(len(self.out.series)), rows["series"]
             near = (rows["trade_id"] <= horizons.ids[series]) | (rows["ts_event"] <= horizons.times[series])
-            self._came(channel, rows[near])
+            places = np.flatnonzero(near & (rows["flags"] & NO_NEWS == 0))
+            if len(places):
+                late = places[self._take(channel, rows[places], None)]
+                rows["flags"][late] |= FILLS
+                return bool(len(late))
+        return False
 
     def quoted(self, rows: np.ndarray) -> None:
         """QUOTES rows have come by the stream, and their kernel has run."""
         if channel := self._channels[QUOTES.name]:
             self._resume(QUOTES.name, channel, rows)
-            self._came(channel, rows[rows["ts_event"] <= channel.look(len(self.out.series)).times[rows["series"]]])
+            near = rows["ts_event"] <= channel.look(len(self.out.series)).times[rows["series"]]
+            if len(came := rows[near & (rows["flags"] & NO_NEWS == 0)]):
+                self._take(channel, came, None)
 
     def page(self, page: Page, rows: np.ndarray, readable: bool = True) -> np.ndarray:
         """What is missing of an answer's rows, flagged for the kernels; its gap is closed if this was all.
@@ -255,11 +264,6 @@ class GapBook:
                 ts_event - before.start, before.cause, before.start, ts_event, [], before.seen,
                 outage_ns=before.outage_ns,
             ))  # fmt: skip
-
-    def _came(self, channel: Channel, rows: np.ndarray) -> None:
-        """These came by the stream, and may be of a gap."""
-        if len(rows):
-            self._take(channel, rows[rows["flags"] & NO_NEWS == 0], None)
 
     def _add(self, series: int, gap: Gap) -> None:
         self._write(gap, GAP_OPEN, gap.cause)

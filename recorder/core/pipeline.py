@@ -43,6 +43,7 @@ from recorder.values.schedule import day_boundaries
 from recorder.values.schema import TEXT_NULL
 from recorder.values.tables import (
     DUPLICATE,
+    FILLS,
     FOLLOWS,
     GAP_OPEN,
     GAP_TIME,
@@ -314,10 +315,11 @@ class Pipeline:
         """
         rows = counted = sealed.rows
         again: Rows | None = None
+        flagged = name == QUOTES.name and self._counted_quotes
         if name == TRADES.name:
             if live:
                 found, again, replaced = self.revisions.run(sealed)
-                self.gaps.passed(rows, found)
+                flagged = self.gaps.passed(rows, found)
                 counted = np.delete(rows, replaced) if replaced else rows
             else:
                 again = self.revisions.past(sealed)
@@ -334,8 +336,8 @@ class Pipeline:
             self._account(name, rows)
         if name in CHANNELS and covered:
             self.coverage.rows(name, counted)
-        if name == QUOTES.name and self._counted_quotes:
-            rows["flags"] &= ~FOLLOWS
+        if flagged:
+            rows["flags"] &= ~(FOLLOWS | FILLS)
         if name in HELD_BACK:
             repeated = (rows["flags"] & DUPLICATE) != 0
             if repeated.any():

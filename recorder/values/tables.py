@@ -22,6 +22,7 @@ DUPLICATE = 512  # seen before in this stream: never stored, used between kernel
 NAMED = 1024  # no trade: the provider named this id as its newest; never stored, for kernels only
 HISTORY = 2048  # from an answer of the provider's history; never stored, for kernels only
 FOLLOWS = 16384  # its number follows that of the row before it; never stored, for coverage only
+FILLS = 32768  # it came late and had been missing; never stored, for coverage only
 SPLIT_ADJUSTED = 8192  # of a bar: its provider has adjusted it for the splits until it was received
 DAY_HIGH_LOW = 4096  # not_last_eligible, but may set the day's high and low: a print out of sequence
 
