@@ -189,6 +189,9 @@ def test_a_full_disk_fails_and_a_folder_that_does_not_exist_yet_is_fine(
 ) -> None:
     path = configured(journal={"dir": "not/there/yet"})
     assert {finding.state for finding in found(path, "disk")} == {OK}
+    (path.parent / "file").write_text("no folder")
+    (finding,) = (each for each in found(configured(journal={"dir": "file/below"}), "disk") if each.state != OK)
+    assert (finding.state, "file is not a folder; change [journal] dir" in finding.words) == (FAILED, True)
     monkeypatch.setattr(check, "DISK_FREE_MIN", 1 << 60)
     assert {finding.state for finding in found(path, "disk")} == {FAILED}
 

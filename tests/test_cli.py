@@ -128,6 +128,7 @@ def test_exit_code_is_what_the_command_returns(check: Verb, code: int) -> None:
     [
         (DatabaseError("http://h: refused; start it"), 1, "recorder: http://h: refused; start it\n"),
         (ConfigError("a is 1\nb is 2"), 2, "recorder: a is 1\nrecorder: b is 2\n"),
+        (OSError(28, "No space left on device", "a.csv"), 1, "recorder: a.csv: No space left on device\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )

@@ -192,6 +192,8 @@ def test_misspelt_variable_of_a_section_is_named(read: Read) -> None:
         ("[journal]\npause_below_gb = -1", "journal.pause_below_gb is -1; expected a number from 0"),
         ('[journal]\nretain_below_gb = "2"', 'journal.retain_below_gb is "2"; expected a number'),
         ("[questdb]\nembedded = 1", "questdb.embedded is 1; expected true or false"),
+        ('[questdb]\nprefix = "a;drop"', 'questdb.prefix is "a;drop"; expected a text in quotes of small letters'),
+        ('[questdb]\nprefix = "a\\n"', "questdb.prefix is"),
         ('[questdb]\nencoder = "rust"', 'questdb.encoder is "rust"; expected one of "numba", "client"'),
         ("[questdb]\nhttp_port = 0", "questdb.http_port is 0; expected a whole number from 1 to 65535"),
         ("[questdb]\npg_port = 65536", "questdb.pg_port is 65536; expected a whole number from 1 to 65535"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -114,6 +116,7 @@ def test_memory_does_not_grow_with_the_rows(server, tmp_path):
         (["trades", "--as-of", "2024-06-09"], "--as-of says as of when to adjust: add --adjust"),
         (["latency", "--symbol", "NVDA"], "latency has no column symbol"),
         (["trades", "--from", "yesterdayish"], "--from yesterdayish: no date or time"),
+        (["trades", "--from", "2024-01-02", "--to", "2024-01-02"], "--from 2024-01-02 is not before --to"),
         (["nothing_here"], "nothing_here"),
     ],
 )
@@ -144,6 +147,42 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_one_before(server, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
     with pytest.raises(RecorderError, match="cannot be written"):
         tabular.write_bytes(tmp_path / "no" / "such", iter(()))
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "arrow"])
+@pytest.mark.parametrize("name", ["", ".", "folder"])
+def test_a_folder_is_not_written_over(server, tmp_path, monkeypatch, form, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RecorderError, match="is a folder; name a file in it"):
+        called(server, "trades", "--format", form, "-o", name)
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
+def test_a_pipe_stays_a_pipe_and_has_the_rows(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert tabular.write_bytes(pipe, [b"a\n1\n"]) == 1
+        assert os.read(reading, 100) == b"a\n1\n"
+    finally:
+        os.close(reading)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+    assert pipe.is_fifo()
+
+
+def test_a_dash_is_standard_output(server, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    called(server, "trades", "--format", "csv", "-o", "-")
+    assert capfd.readouterr().out.startswith('"ts_event","ts_recv"')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_in_words():
+    with pytest.raises(RecorderError, match="/dev/full: cannot be written: No space left on device"):
+        tabular.write_bytes(Path("/dev/full"), [b"a\n"])
+    assert Path("/dev/full").is_char_device()
 
 
 def test_numbers_are_kept_to_the_last_bit(server, tmp_path):

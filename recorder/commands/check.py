@@ -124,7 +124,9 @@ def _disk(config: Config) -> Iterator[Finding]:
     for name, path in places.items():
         existing = next(p for p in (path, *path.parents) if p.exists())
         free = shutil.disk_usage(existing).free
-        if not os.access(existing, os.W_OK):
+        if not existing.is_dir():
+            yield Finding("disk", FAILED, f"{name}: {existing} is not a folder; change [{name}] dir")
+        elif not os.access(existing, os.W_OK):
             yield Finding("disk", FAILED, f"{name}: {path} cannot be written; change [{name}] dir or its owner")
         elif free < DISK_FREE_MIN:
             yield Finding(

@@ -70,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines() or [type(error).__name__]:
             print(f"recorder: {line}", file=sys.stderr)
         return WRONG_USE if isinstance(error, ConfigError) else FAILED
+    except OSError as error:  # a disk, a file or a network that nothing nearer has put into words
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"recorder: {where}{error.strerror or error}", file=sys.stderr)
+        return FAILED
 
 
 def _run(arguments: list[str]) -> int:

@@ -58,7 +58,8 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--adjust", choices=("split", "all"), help="prices comparable with those of --as-of")
     parser.add_argument("--as-of", type=filters.day, metavar="DAY", help="for --adjust; today unless told otherwise")
     parser.add_argument("--format", choices=FORMATS, default="parquet", help="parquet unless told otherwise")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="replaced once it is whole")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE",
+                        help="replaced once it is whole; - is standard output")  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -71,7 +72,11 @@ def _table(text: str) -> str:
 def run(args: argparse.Namespace, config: Config) -> int:
     from recorder.shell import tabular
     from recorder.shell.database.sql_client import connect
+    from recorder.values.errors import ConfigError
+    from recorder.values.times import parse_time
 
+    if args.start and args.stop and parse_time(args.start, "--from") >= parse_time(args.stop, "--to"):
+        raise ConfigError(f"--from {args.start} is not before --to {args.stop}: no row lies between")
     began = time.monotonic()
     with connect(config) as client:
         columns = _columns(client, args)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 1 << 20  # of CSV from the server, one batch: some 10,000 rows
 ROW_GROUP_ROWS = 1 << 17  # of a Parquet file: collected before they are written, some 20 MB
 FORMATS = ("parquet", "arrow", "csv")
+STDOUT = "-"  # as a path
 # Anything else is text. Symbols too: an Arrow file has one dictionary for all its batches, which streaming cannot know.
 _TYPES = {"DOUBLE": "float64", "FLOAT": "float32", "LONG": "int64", "INT": "int32", "SHORT": "int16", "BYTE": "int8",
           "BOOLEAN": "bool_"}  # fmt: skip
@@ -128,25 +130,45 @@ def multiplied(part: pa.RecordBatch, name: str, by: np.ndarray) -> pa.RecordBatc
 
 
 class _whole:
-    """A file beside ``path`` that takes its place if nothing is raised, and is removed otherwise."""
+    """A file beside ``path`` that takes its place if nothing is raised, and is removed otherwise.
+
+    What is no file, a pipe or a terminal, is written to as it is; ``-`` is standard output. Raises RecorderError.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._scratch = path, path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._path = path
+        if str(path) == "." or path.is_dir():
+            raise RecorderError(f"{path}: is a folder; name a file in it")
+        self._scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._beside = str(path) != STDOUT and (path.is_file() or not path.exists())
 
     def __enter__(self) -> Any:
         try:
-            self._file = self._scratch.open("wb")
+            if str(self._path) == STDOUT:
+                self._file: Any = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+            else:
+                self._file = (self._scratch if self._beside else self._path).open("wb")
         except OSError as error:
-            raise RecorderError(f"{self._path}: cannot be written: {error.strerror}") from None
+            raise self._refused(error) from None
         return self._file
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._file.close()
-        if kind is None:
-            self._scratch.replace(self._path)
-        else:
+    def __exit__(self, kind: object, error: BaseException | None, *_: object) -> None:
+        try:
+            self._file.close()
+            if kind is None and self._beside:
+                self._scratch.replace(self._path)
+        except OSError as unwritten:
+            error = unwritten
+        if error is not None and self._beside:
             with suppress(OSError):
                 self._scratch.unlink()
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            raise self._refused(error) from None
+        if error is not None and kind is None:
+            raise error
+
+    def _refused(self, error: OSError) -> RecorderError:
+        return RecorderError(f"{self._path}: cannot be written: {error.strerror or error}")
 
 
 def _writer(form: str, file: Any, schema: Any) -> Any:

@@ -46,7 +46,12 @@ class QuestdbConfig(Section, frozen=True, kw_only=True):
     user: str = ""
     password: str = ""  # from the environment only; never printed
     encoder: Literal["numba", "client"] = "numba"
-    prefix: Annotated[str, Meta(pattern="^([a-z][a-z0-9_]{0,30})?$")] = ""
+    prefix: Annotated[
+        str,
+        Meta(
+            pattern=r"\A([a-z][a-z0-9_]{0,30})?\Z", description="of small letters, digits and _, at most 31, or empty"
+        ),
+    ] = ""
 
     def __repr__(self) -> str:
         return f"QuestdbConfig(embedded={self.embedded}, dir={str(self.dir)!r}, sql={self.sql!r}, user={self.user!r})"

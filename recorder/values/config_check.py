@@ -114,6 +114,8 @@ def expected(hint: Any) -> str:
     text = words.get(base, "a text in quotes")
     if meta is None:
         return text
+    if meta.pattern is not None:
+        return f"{text} {meta.description or f'like {meta.pattern}'}"
     low = f"above {meta.gt}" if meta.gt is not None else f"from {meta.ge}"
     return f"{text} {low} {'up ' if meta.gt is not None else ''}to {meta.le}"
 

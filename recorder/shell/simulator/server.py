@@ -88,7 +88,7 @@ class Simulator(Commanded):
                 recordings.setdefault(key, []).append(capture)
         for key in (*providers, *recordings):
             if key not in CONVERSATIONS:
-                raise ConfigError(f"no simulated provider is called {key!r}; {nearest(key, CONVERSATIONS)}")
+                raise ConfigError(f"no simulated provider is called {key!r}; {nearest(key, (*CONVERSATIONS, 'fix'))}")
             own = symbols.get(key) if isinstance(symbols, Mapping) else symbols
             playing = recordings.get(key)
             venue = make_venue(key, own if playing is None else (), wall, dict(rules.get(key, {})))
