@@ -83,17 +83,28 @@ def test_our_session_does_what_the_scenario_expects(scenarios: Path, name: str) 
     Runner((scenarios / f"{name}.def").read_bytes()).run()
 
 
+def test_our_session_does_what_the_only_scenario_of_who_connects_expects(shared_data: Path) -> None:
+    folder = shared_data / "fix" / "quickfix_acceptance" / "client"
+    assert [path.name for path in folder.iterdir()] == ["Normal.def"]
+    text = (folder / "Normal.def").read_bytes()
+    runner = Runner(text.replace(b"FIX.4.2", b"FIX.4.4"), sender="TW", target="ISLD")
+    kinds = {b"eCONNECT": b"iCONNECT"}  # there it is expected, here it is done; R goes in, as I does
+    runner.steps = [kinds.get(step, b"I" + step[1:] if step[:1] == b"R" else step) for step in runner.steps]
+    runner.run()
+    assert runner.dropped
+
+
 class Runner:
     """One scenario. Time is virtual: it goes on while something is expected that has not come."""
 
-    def __init__(self, text: bytes) -> None:
+    def __init__(self, text: bytes, sender: str = "ISLD", target: str = "TW44") -> None:
         self.steps = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(b"#")]
         self.now = 0
         self.out: deque[bytes] = deque()
         self.dropped = False
         seconds = re.search(rb"35=A\x01.*?108=(\d+)", text)
         # Numbers that outlive connections: 141=Y is not part of these Logons.
-        logon = FixLogon(sender="ISLD", target="TW44", heartbeat_s=int(seconds[1]) if seconds else 30, numbers="x")
+        logon = FixLogon(sender=sender, target=target, heartbeat_s=int(seconds[1]) if seconds else 30, numbers="x")
         self.numbers, self.logon = Numbers(), logon
 
     @property
