@@ -70,9 +70,10 @@ def pieces(symbols: tuple[str, ...], wanted: Wanted, capability: Capability, now
         start = max(start, now - window) if window else start
         step = end + 1 if capability.history_from_now else step
     if start > end:
-        reach = f"; its history of {wanted.channel} reaches {window // LENGTHS['1d']} days back" if window else ""
-        later = "lies after --to" if wanted.start > wanted.end else "has not come yet" if not reach else "is too early"
-        raise ConfigError(f"--from {iso_ns(wanted.start)[:10]} {later}: there is nothing to ask for{reach}")
+        why = f"is too early: its history of {wanted.channel} reaches {window // LENGTHS['1d']} days back"
+        if wanted.start > end:
+            why = "lies after --to" if wanted.start > wanted.end else "has not come yet"
+        raise ConfigError(f"--from {iso_ns(wanted.start)[:10]} {why}; there is nothing to ask for")
     count = len(symbols) * (end // step - start // step + 1)
     if count > PIECES_MAX:
         raise ConfigError(f"{count:,} requests at least; ask for fewer days or symbols at a time")
