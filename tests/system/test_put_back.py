@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from conftest import QuestDB
 from recorder_process import Recorder, external, until
 from test_outages import bring_back, more_rows, rows
@@ -93,13 +94,14 @@ def test_data_put_back_under_a_live_sink_is_noticed_before_anything_is_sent(
     own_server.stop()
 
 
+@pytest.mark.timeout(600)  # two starts of a server and a replay, on a crowded machine
 def test_what_data_put_back_under_a_running_recorder_lost_is_sent_again_or_can_be_brought_back(
     start: Callable[..., Recorder], own_server: Database, tmp_path: Path
 ) -> None:
     own_server.start()
     with own_server.client() as client:
         client.execute("DROP TABLE IF EXISTS trades")
-    with exchange("coinbase", rate=2000) as place:
+    with exchange("coinbase", rate=200) as place:
         recorder = start({"live": feed(place, "coinbase")}, questdb=external(own_server.sql_url))
         more_rows(recorder, 500, "the first rows")
         with held_still(own_server):
