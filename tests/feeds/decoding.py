@@ -11,7 +11,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
-from recorder.core.batch import Output
+import pytest
+
+from recorder.core.batch import Output, Scope
 from recorder.core.source import decoder_of
 from recorder.feeds import make
 from recorder.values.feed import FeedSpec, Polled
@@ -19,11 +21,82 @@ from recorder.values.schema import LONG_NULL, null_of
 from recorder.values.tables import TABLES
 
 FRAME_END = 1_790_000_000 * 10**9  # a receive time after every captured frame
+RESTARTS = 100  # of the first frames of a recording, one before each
+RESTART_EVERY = 997  # later frames: a recording has up to 100,000
 _RECEIVED = re.compile(rb"(\d+)(?:\.(\d+))?: (.*)")
 
 
+def rows_of(out: Output, table: str) -> list[dict[str, Any]]:
+    """Rows of a table since the last call, see ``Recorded.rows``."""
+    sealed = out.batches[table].seal()
+    columns = [c for c in TABLES[table].columns if not c.computed and (table, c.name) != ("options_chain", "feed")]
+    heap, offsets = sealed.varchar_heap, sealed.varchar_offsets
+    result = []
+    for row in sealed.rows:
+        values: dict[str, Any] = {}
+        for column in columns:
+            value = row[column.name].item()
+            kind = column.type.kind
+            if value == null_of(column.type) or (isinstance(value, float) and math.isnan(value)):
+                continue
+            if kind == "series":
+                values["symbol"] = out.series.keys[value][1]
+            elif kind == "symbol":
+                values[column.name] = out.texts.name(value)
+            elif kind == "varchar":
+                values[column.name] = bytes(heap[offsets[value] : offsets[value + 1]]).decode()
+            elif kind == "label":
+                values[column.name] = column.type.names[value - 1]  # type: ignore[attr-defined]
+            else:
+                assert value != LONG_NULL
+                values[column.name] = value
+        result.append(values)
+    return result
+
+
+Make = Callable[[Scope], Callable[[bytes, int], None]]
+
+
+class Restarted:
+    """A decoder that begins anew before every frame, as a restart would have it: with what snapshots hold, no more."""
+
+    def __init__(self, name: str, connection: int, make_decoder: Make) -> None:
+        self._name, self._connection, self._make = name, connection, make_decoder
+        self.out, self.frames = Output(), 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.scope = self.out.scope(self._name, self._connection)
+        self._decode = self._make(self.scope)
+
+    def polled(self, make_reader: Callable[[Scope], Callable[[str, bytes, int], None]], key: str) -> None:
+        """The next frame is an answer to the poll ``key``."""
+
+        def made(scope: Scope) -> Callable[[bytes, int], None]:
+            read = make_reader(scope)
+            return lambda payload, ts_recv: read(key, payload, ts_recv)
+
+        self._make, self._decode = made, made(self.scope)
+
+    def decode(self, payload: bytes, ts_recv: int, position: int) -> None:
+        if 0 < self.frames <= RESTARTS or self.frames % RESTART_EVERY == RESTART_EVERY - 1:
+            before = self.scope.counter
+            kinds = {space: kind for (counter, kind), space in self.out.spaces.items() if counter == before}
+            memories = [(kinds[space], *put) for space, *put in self.out.spellings.memories().items() if space in kinds]
+            self._begin()
+            self.out.counters[self.scope.counter] = self.out.counters[before]
+            for kind, spelling, number in memories:
+                self.out.spellings.recall(self.scope.space(kind), spelling, number)
+        self.frames += 1
+        self.scope.position = position
+        self._decode(payload, ts_recv)
+
+
 class Recorded:
-    """One feed's decoder; ``rows(table)`` are dictionaries without nulls and without the computed columns."""
+    """One feed's decoder; ``rows(table)`` are dictionaries without nulls and without the computed columns.
+
+    Each frame goes through a second one, too, that is restarted before every frame: its rows have to be the same.
+    """
 
     def __init__(
         self,
@@ -37,45 +110,41 @@ class Recorded:
         self.scope = self.out.scope("f", 0)
         self._decode = decoder_of(self.feed, self.scope)
         self._read: Callable[[str, bytes, int], None] | None = None
+        spec = self.feed.spec
+        self._beside(lambda scope: decoder_of(make(spec), scope))
+
+    _restarted: Restarted | None = None
+
+    def _beside(self, make_decoder: Make) -> None:
+        self._restarted = Restarted(self.scope.feed, self.scope.connection, make_decoder)
 
     def decode(self, payload: bytes, ts_recv: int = FRAME_END) -> Recorded:
         self.scope.position += 1
-        self._decode(payload, ts_recv)
+        try:
+            self._decode(payload, ts_recv)
+        except Exception as error:
+            if self._restarted is not None:
+                with pytest.raises(type(error)):
+                    self._restarted.decode(payload, ts_recv, self.scope.position)
+            raise
+        if self._restarted is not None:
+            self._restarted.decode(payload, ts_recv, self.scope.position)
         return self
 
     def poll(self, key: str, body: bytes, ts_recv: int = FRAME_END) -> Recorded:
         """An answer to a poll."""
         if self._read is None:
             self._read = cast(Polled, self.feed).poll_decoder(self.scope)
-        self.scope.position += 1
-        self._read(key, body, ts_recv)
-        return self
+        read, self._decode = self._read, lambda payload, ts_recv: read(key, payload, ts_recv)
+        if self._restarted is not None:
+            self._restarted.polled(lambda scope: cast(Polled, make(self.feed.spec)).poll_decoder(scope), key)
+        return self.decode(body, ts_recv)
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        sealed = self.out.batches[table].seal()
-        columns = [c for c in TABLES[table].columns if not c.computed and (table, c.name) != ("options_chain", "feed")]
-        heap, offsets = sealed.varchar_heap, sealed.varchar_offsets
-        result = []
-        for row in sealed.rows:
-            values: dict[str, Any] = {}
-            for column in columns:
-                value = row[column.name].item()
-                kind = column.type.kind
-                if value == null_of(column.type) or (isinstance(value, float) and math.isnan(value)):
-                    continue
-                if kind == "series":
-                    values["symbol"] = self.out.series.keys[value][1]
-                elif kind == "symbol":
-                    values[column.name] = self.out.texts.name(value)
-                elif kind == "varchar":
-                    values[column.name] = bytes(heap[offsets[value] : offsets[value + 1]]).decode()
-                elif kind == "label":
-                    values[column.name] = column.type.names[value - 1]  # type: ignore[attr-defined]
-                else:
-                    assert value != LONG_NULL
-                    values[column.name] = value
-            result.append(values)
-        return result
+        found = rows_of(self.out, table)
+        if self._restarted is not None and self._restarted.frames:  # else rows came by a decoder of the test's own
+            assert rows_of(self._restarted.out, table) == found, "a restart between two frames changes rows"
+        return found
 
     @property
     def unknown(self) -> dict[str, int]:

@@ -74,6 +74,7 @@ class Events(Recorded):
         self.out = Output()
         self.scope = self.out.scope("ca", 0)
         self._decode = self.feed.decoder(self.scope)
+        self._beside(lambda scope: make(self.feed.spec).decoder(scope))
 
 
 def unescaped(details: str) -> dict[str, Any]:

@@ -54,8 +54,16 @@ class Declared(Recorded):
         if table.get("kind") in ("poll", "files"):
             read = self.feed.poll_decoder(self.scope)
             self._decode = lambda payload, ts_recv: read(fields.get("key", "all"), payload, ts_recv)
+            spec = self.feed.spec
+
+            def restarted(scope: Any) -> Any:
+                read = make(spec).poll_decoder(scope)
+                return lambda payload, ts_recv: read(fields.get("key", "all"), payload, ts_recv)
+
+            self._beside(restarted)
         else:
             self._decode = self.feed.decoder(self.scope)
+            self._beside(lambda scope: make(self.feed.spec).decoder(scope))
 
     def sent(self, message: Any) -> Declared:
         self.decode(message if isinstance(message, bytes) else json.dumps(message).encode())
