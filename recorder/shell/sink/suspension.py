@@ -3,7 +3,7 @@
 QuestDB suspends a table when it cannot apply a transaction; requests are answered as before and the rows wait in the
 server's write-ahead log. The policy: ``ALTER TABLE … RESUME WAL``, later and later. That repeats the transaction which
 failed and skips none; ``FROM TXN``, which skips, is left to a human being. QuestDB 9.3.4 was seen to lose rows all the
-same and to say that they were applied, 1 time in 30 with a file where a partition's folder had to be: so what a table
+same and to say that they were applied, 3 times in 66 with a file where a partition's folder had to be: so what a table
 applied after an episode is not believed, see ``AppliedPoller``.
 """
 
