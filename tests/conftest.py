@@ -32,6 +32,15 @@ settings.register_profile("unhurried", deadline=None)  # an example of a busy ma
 settings.load_profile("unhurried")
 
 
+# Servers of tests are asked ever new questions, and QuestDB compiles each: left to itself, Java's optimising compiler
+# took 450 of the 760 s of CPU of one server. Benches leave it on.
+JAVA_OPTIONS = "-XX:TieredStopAtLevel=1"
+
+
+def pytest_configure() -> None:
+    os.environ.setdefault("JDK_JAVA_OPTIONS", JAVA_OPTIONS)
+
+
 def pytest_sessionstart() -> None:
     """A terminated run still stops the servers it started: they are processes of their own."""
     signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", 143))

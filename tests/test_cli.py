@@ -18,7 +18,7 @@ from recorder.values.errors import ConfigError, DatabaseError
 from recorder.values.feed import ProviderInfo
 
 REPO = Path(__file__).resolve().parent.parent
-HELP_CPU_S = 0.15
+HELP_CPU_S = 0.5  # 0.1 on an idle machine, 0.22 on a crowded one; a library for data costs more
 VERBS = [
     "run", "demo", "login", "check", "db", "schema", "sql", "replay", "journal", "rebuild", "simulate", "gaps",
     "coverage", "chain", "backfill", "actions", "export", "drill", "logs",

@@ -277,8 +277,9 @@ def test_a_half_open_socket_is_noticed_by_the_endpoints_rules_and_replaced(
 
 @pytest.mark.timeout(600)  # ten seconds on an idle machine
 def test_whatever_the_network_does_frames_are_journalled_whole_and_once_and_the_next_connection_delivers(
-    journal: Journal,
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sessions, "BACKOFF_MAX_NS", 100 * MILLISECOND)  # none lives for long enough to reset it
     rng = random.Random(1)
 
     async def run() -> None:

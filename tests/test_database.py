@@ -104,8 +104,9 @@ def test_who_no_longer_waits_for_a_starting_server_leaves_it_to_others(make):
 
     waiting = threading.Thread(target=start)
     waiting.start()
-    until(lambda: (database.root / "recorder.pid").exists())
-    pid = int((database.root / "recorder.pid").read_text())
+    file = database.root / "recorder.pid"
+    until(lambda: file.exists() and file.read_text().endswith("\n"))
+    pid = int(file.read_text())
     os.kill(pid, signal.SIGSTOP)  # so that it is not ready before anybody can give up
     database.abandon()
     waiting.join(60)

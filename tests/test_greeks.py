@@ -206,7 +206,8 @@ def test_greeks_are_the_differences_of_the_price(style, sign, spot, distance, ye
         return tree(sign, *args, 1001) if style else price(False, sign, *args)
 
     delta, gamma, theta, vega, rho = greeks(style, sign, spot, strike, years, rate, 0.0, volatility, paid)
-    h, loose = (0.03 if style else 0.002) * spot, 20 if style else 1
+    deviation = spot * volatility * math.sqrt(years)  # over steps of more than a part of it the price bends
+    h, loose = min(0.03 * spot, deviation / 4) if style else 0.002 * spot, 20 if style else 1
 
     def slope(name, step, here):
         return (at(**{name: here + step}) - at(**{name: here - step})) / (2 * step)

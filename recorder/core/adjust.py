@@ -153,7 +153,7 @@ def conflicts(rows: Iterable[Known], as_of: int) -> list[Conflict]:
     An action is missing in a provider only between the first and the last day of which that one has anything.
     """
     groups: dict[tuple[str, str], dict[str, list[Known]]] = {}
-    for row in versions(rows, as_of):
+    for row in sorted(versions(rows, as_of), key=lambda row: (row.ts_event, row.action_type, row.action_id)):
         if row.effect:
             groups.setdefault((row.symbol, row.effect), {}).setdefault(row.feed, []).append(row)
     found: list[Conflict] = []
