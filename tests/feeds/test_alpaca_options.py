@@ -155,7 +155,7 @@ def test_what_is_no_contract_is_rejected_and_stops_nothing() -> None:
 def test_damaged_frames_raise_nothing_but_a_frame_error(make_feed: Any) -> None:
     good = packed(DOCUMENTED) if make_feed is options else packed(msgspec.json.encode([ARTICLE]))
     table = "trades" if make_feed is options else "news"
-    feed, alone = make_feed(), make_feed().decode(good).rows(table)
+    feed, alone = make_feed().alone(), make_feed().decode(good).rows(table)
     for damaged in mutations((good, msgspec.json.encode([ARTICLE])), 2000, seed=5):
         before = feed.out.counts()
         try:

@@ -145,7 +145,7 @@ def test_damaged_frames_are_refused_or_read_and_the_next_good_one_is_stored_unch
     frames = CASES[provider, api]
     good, alone = frames[0], Recorded(provider, (), **option_of(provider, api))
     expected = alone.decode(good, RECV + 1).rows("trades")
-    feed = Recorded(provider, (), **option_of(provider, api))
+    feed = Recorded(provider, (), **option_of(provider, api)).alone()
     found = []
     for damaged in mutations(frames, DAMAGED, seed=20260801):
         before = feed.out.counts()
@@ -163,7 +163,7 @@ def test_damaged_frames_are_refused_or_read_and_the_next_good_one_is_stored_unch
 
 @pytest.mark.parametrize(("provider", "api"), CASES)
 def test_rows_from_damaged_frames_hold_only_values_that_can_be(provider: str, api: str) -> None:
-    feed = Recorded(provider, (), **option_of(provider, api))
+    feed = Recorded(provider, (), **option_of(provider, api)).alone()
     for damaged in mutations(CASES[provider, api], DAMAGED, seed=7):
         try:
             feed.decode(damaged, RECV)

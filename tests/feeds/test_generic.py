@@ -403,7 +403,7 @@ def test_damaged_messages_raise_nothing_but_a_frame_error_and_leave_the_next_goo
     channel = "bars" if kind == "files" else "trades"
     symbols = ("*",)
     alone = Declared(table, symbols=symbols).sent(good).rows(channel)
-    feed = Declared(table, symbols=symbols)
+    feed = Declared(table, symbols=symbols).alone()
     for damaged in mutations((good, bad), 1500, seed=11):
         before = feed.out.counts()
         try:
