@@ -44,6 +44,8 @@ PACED_S = 10.0
 PACED_WARM_S = 3.0
 HOUR_TRADES = 3_600_000  # an hour at 1,000 trades/s
 HOUR_RATE = 40_000  # trades/s at which it is replayed: far below what is kept up with, or a queue's latency is measured
+OWN_LATENCY = """select max("count"), sum(case when stage = 'total' then "sum" else -"sum" end) from latency
+    where stage in ('total', 'exchange') group by ts_event order by ts_event"""
 CRYPTOFEED_TRADES = 300_000
 CRYPTOFEED_WARM_TRADES = 30_000
 NAMES = {1: "binance_agg", 20: "kraken"}
@@ -177,7 +179,8 @@ def test_memory_over_an_hour(benchmark: Any, install: Install, scale: float) -> 
     """An hour of 1,000 trades/s in a minute and a half: how memory and latency grow after the first third.
 
     What grows with what is recorded shows; what would with time alone does not. Latency is that of the recorder's
-    own ledger, seconds of the table ``latency``; all else that a recorder does (coverage, audits, repair) is on.
+    own ledger, the mean of each second from receive to applied: rendered times lag behind an exchange that is paced.
+    All else that a recorder does (coverage, audits, repair) is on.
     """
     installation = install(NAMES[20])
     process = installation.start()
@@ -191,8 +194,8 @@ def test_memory_over_an_hour(benchmark: Any, install: Install, scale: float) -> 
     seen = np.array(watch.seen)
     rows = np.interp(later[:, 0], seen[:, 1], seen[:, 0])
     installation.stop()
-    seconds = installation.query("select \"count\", p50 from latency where stage = 'total' order by ts_event")
-    passed, p50 = np.cumsum([row[0] for row in seconds]), np.array([row[1] for row in seconds])
+    seconds = installation.query(OWN_LATENCY)
+    passed, mean = np.cumsum([row[0] for row in seconds]), np.array([row[1] / row[0] for row in seconds])
     steady = passed > trades // 3
     benchmark.extra_info |= {
         "trades": trades,
@@ -200,8 +203,8 @@ def test_memory_over_an_hour(benchmark: Any, install: Install, scale: float) -> 
         "rss_mb": round(int(memory[:, 1].max()) / 1e6, 1),
         "private_mb": round(int(memory[:, 2].max()) / 1e6, 1),
         "rss_growth_mb_per_hour": round(slope(rows, later[:, 1]) * HOUR_TRADES / 1e6, 1),
-        "latency_p50_ms": round(float(np.median(p50[steady])) / 1e6, 2),
-        "latency_growth_ms_per_hour": round(slope(passed[steady], p50[steady]) * HOUR_TRADES / 1e6, 2),
+        "latency_ms": round(float(np.median(mean[steady])) / 1e6, 2),
+        "latency_growth_ms_per_hour": round(slope(passed[steady], mean[steady]) * HOUR_TRADES / 1e6, 2),
     }
 
 
