@@ -280,6 +280,12 @@ def decimal(text: Sent, what: str) -> float:
         raise FrameError(f"{what}: {error}") from None
 
 
+def known(text: Sent, what: str) -> float:
+    """A finite decimal number; NaN where nothing, or nothing finite, was sent. Raises FrameError as ``decimal``."""
+    value = NAN if text == "" else decimal(text, what)
+    return value if -INF < value < INF else NAN
+
+
 def quoted(
     what: str, ts_event: int, ts_recv: int, bid: float, bid_size: float | None, ask: float, ask_size: float | None
 ) -> tuple[float, float, float, float]:

@@ -14,7 +14,7 @@ from msgspec import Struct
 from recorder.core.batch import Scope
 from recorder.values.errors import FrameError
 from recorder.values.feed import SECOND
-from recorder.values.messages import INF, NAN, Sent, decimal, quoted
+from recorder.values.messages import NAN, Sent, decimal, known, quoted
 from recorder.values.tables import CALL, PUT
 
 EXPIRY_HOUR = 8  # UTC, of everything that expires
@@ -86,15 +86,10 @@ def ticker_rows(scope: Scope) -> Callable[[OptionTicker, int, int], None]:
         underlying, expiration, strike, kind = contract
         scope.options.append(
             ts_event, ts_recv, scope.feed_id, scope.text(item.symbol), scope.text(underlying), expiration, strike, kind,
-            *values, _number(item.lastPrice) or NAN, _number(item.volume24h), _number(item.openInterest),
-            _number(item.markPriceIv) or NAN, _number(item.delta), _number(item.gamma), _number(item.theta),
-            _number(item.vega), NAN, provider, _number(item.underlyingPrice) or NAN, 0,
+            *values, known(item.lastPrice, "tickers") or NAN, known(item.volume24h, "tickers"),
+            known(item.openInterest, "tickers"), known(item.markPriceIv, "tickers") or NAN,
+            known(item.delta, "tickers"), known(item.gamma, "tickers"), known(item.theta, "tickers"),
+            known(item.vega, "tickers"), NAN, provider, known(item.underlyingPrice, "tickers") or NAN, 0,
         )  # fmt: skip
 
     return add
-
-
-def _number(text: Sent) -> float:
-    """NaN where nothing was sent. Raises FrameError."""
-    value = NAN if text == "" else decimal(text, "tickers")
-    return value if -INF < value < INF else NAN

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 from recorder.core.batch import Scope
 from recorder.values.errors import FrameError
 from recorder.values.feed import SECOND
-from recorder.values.messages import INF, NAN, TS_AHEAD_MAX, TS_EVENT_MIN, Id, Sent, decimal, misfit
+from recorder.values.messages import NAN, TS_AHEAD_MAX, TS_EVENT_MIN, Id, Sent, known, misfit
 from recorder.values.tables import CALL, PUT
 
 CHANNEL = "opt-summary"
@@ -80,20 +80,14 @@ def summary_rows(scope: Scope) -> Callable[[Summary, int], None]:
         underlying, expiration, strike, kind = contract
         scope.options.append(
             ts_event, ts_recv, scope.feed_id, scope.text(item.instId), scope.text(underlying), expiration, strike, kind,
-            NAN, NAN, NAN, NAN, NAN, NAN, NAN, _number(item.markVol) or NAN,
+            NAN, NAN, NAN, NAN, NAN, NAN, NAN, known(item.markVol, CHANNEL) or NAN,
             _either(item.deltaBS, item.delta_captured), _either(item.gammaBS, item.gamma_captured),
             _either(item.thetaBS, item.theta_captured), _either(item.vegaBS, item.vega_captured), NAN, provider,
-            _number(item.fwdPx) or NAN, 0,
+            known(item.fwdPx, CHANNEL) or NAN, 0,
         )  # fmt: skip
 
     return add
 
 
 def _either(documented: Sent, captured: Sent) -> float:
-    return _number(captured if documented == "" else documented)
-
-
-def _number(text: Sent) -> float:
-    """NaN where nothing was sent. Raises FrameError."""
-    value = NAN if text == "" else decimal(text, CHANNEL)
-    return value if -INF < value < INF else NAN
+    return known(captured if documented == "" else documented, CHANNEL)
