@@ -150,7 +150,11 @@ def test_a_frame_or_line_longer_than_any_is_passed_over(tmp_path: Path) -> None:
     assert "2 lines do not fit" in told
 
 
-@pytest.mark.parametrize("content", [b"", gzip.compress(b""), zstandard.ZstdCompressor().compress(b"")])
+@pytest.mark.parametrize(
+    "content",
+    [b"", gzip.compress(b"", mtime=0), zstandard.ZstdCompressor().compress(b"")],
+    ids=["nothing", "gzip of nothing", "zstd of nothing"],
+)
 def test_an_empty_recording_is_called_empty(tmp_path: Path, content: bytes) -> None:
     (path := tmp_path / "a").write_bytes(content)
     with pytest.raises(CaptureError, match="is empty"):
