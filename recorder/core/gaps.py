@@ -10,6 +10,7 @@ notes: there is nothing to fetch for them.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +31,7 @@ from recorder.core.kernels import (
     keys_of,
     quote_keys_of,
 )
-from recorder.core.missing import SLACK_NS, Channel, Gap, Interruption, take_ids, take_times, within
+from recorder.core.missing import SLACK_NS, Channel, Gap, Interruption, take_ids, take_times
 from recorder.values.feed import HistoryRequest
 from recorder.values.schema import LONG_NULL
 from recorder.values.tables import (
@@ -310,8 +311,10 @@ class GapBook:
         for series in np.unique(rows["series"]).tolist():
             own = np.flatnonzero((rows["series"] == series) & plain)
             by_id: np.ndarray | None = None
-            for gap in sorted(channel.of(series), key=lambda gap: gap.identity != asked):
-                if gap.by_id:  # of thousands of gaps hardly any is the rows': find theirs without a look at all
+            by_time: tuple[list[int], list[int]] | None = None
+            # Of thousands of gaps hardly any is the rows': find theirs without a look at all.
+            for gap in sorted(channel.of(series), key=lambda gap: (gap.identity != asked, not gap.by_id)):
+                if gap.by_id:
                     if by_id is None:
                         by_id = own[np.argsort(rows["trade_id"][own], kind="stable")]
                         ids = rows["trade_id"][by_id]
@@ -321,8 +324,12 @@ class GapBook:
                 elif gap.identity == asked:
                     taken[own[take_times(gap, rows[own], channel.keys(rows[own]))]] = True
                 else:
-                    known = rows[own if asked is None else own[taken[own]]]
-                    gap.seen.update(channel.keys(known[within(gap, known)]).tolist())
+                    if by_time is None:
+                        known = rows[own if asked is None else own[taken[own]]]
+                        known = known[np.argsort(known["ts_event"], kind="stable")]
+                        by_time = known["ts_event"].tolist(), channel.keys(known).tolist()
+                    times, keys = by_time
+                    gap.seen.update(keys[bisect_left(times, gap.start) : bisect_right(times, gap.end)])
                 if gap.by_id and not gap.left:
                     self._close(gap)
                 elif max(len(gap.left) / PIECES_MAX, len(gap.seen) / SEEN_MAX) > 1:
