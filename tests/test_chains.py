@@ -9,6 +9,7 @@ import json
 import math
 import re
 from datetime import UTC, date, datetime
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -255,3 +256,51 @@ def test_what_quantconnect_published_of_calls_on_spy_is_of_the_puts_at_their_str
     assert min(call_theta) > 2.0
     assert 0.8 < np.median(put_vega) < 0.95
     assert 0.02 < np.median(apart) < 0.04
+
+
+def paid_dividends(shared_data, symbol, day):
+    """(years after ``day``, amount in the money of that day) of each dividend, out of a published factor file."""
+    path = shared_data / "lean" / "equity/usa/factor_files" / f"{symbol}.csv"
+    lines = [(datetime.strptime(a, "%Y%m%d").date(), *map(float, b)) for a, *b in csv.reader(path.open())]
+    then = next(split for last, _, split, _ in lines if last >= day)
+    for (last, factor, split, close), (_, later, later_split, _) in pairwise(lines):
+        part = 1 - factor / later
+        if last > day and 0 < part < 0.02 and split == later_split:  # the rest are splits and a spin-off
+            yield (last - day).days / 365, part * close * split / then
+
+
+@pytest.mark.parametrize(("symbol", "expiries", "with_them"), [("aapl", 5, 0.01), ("twx", 3, 0.035)])
+def test_calls_and_puts_of_one_strike_have_one_volatility_when_the_dividends_that_were_paid_are_given(
+    shared_data, symbol, expiries, with_them
+):
+    """Prices of 2014-06-05 as recorded, dividends as they were paid afterwards (Apple 3.29 a quarter before its split,
+    Time Warner about 0.32). The price of the share is the one of the expiry before the first dividend: the file's is
+    of another minute."""
+    day, rate = date(2014, 6, 5), 0.004  # LIBOR of six to twelve months
+    pairs: dict[int, dict[float, dict[str, float]]] = {}
+    text = (shared_data / "lean" / "option/usa/universes" / symbol / "20140605.csv").read_text()
+    for row in csv.DictReader(io.StringIO(text.removeprefix("#"))):
+        if row["expiry"] and float(row["close"]) > 0:
+            days = (datetime.strptime(row["expiry"], "%Y%m%d").date() - day).days
+            pairs.setdefault(days, {}).setdefault(float(row["strike"]), {})[row["right"]] = float(row["close"])
+    parity = [(abs(of["C"] - of["P"]), of["C"] - of["P"] + strike) for strike, of in pairs[16].items() if len(of) == 2]
+    spot = np.median([price for _, price in sorted(parity)[:3]])
+    known = np.array(list(paid_dividends(shared_data, symbol, day)))
+    compared, apart = set(), []
+    for days, strikes in pairs.items():
+        years = days / 365
+        for strike, of in strikes.items():
+            dividends = known[known[:, 0] < years]
+            if len(of) == 2 and len(dividends) and abs(strike / spot - 1) < 0.06:
+                args = (spot, strike, years, rate, 0.0)
+                apart.append(
+                    [
+                        implied(True, 1.0, of["C"], *args, given)[0] - implied(True, -1.0, of["P"], *args, given)[0]
+                        for given in (dividends, NONE)
+                    ]
+                )
+                compared.add(days)
+    right, without = np.median(np.abs(apart), axis=0)
+    assert len(compared) == expiries
+    assert right < with_them
+    assert without > 1.5 * right

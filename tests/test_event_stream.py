@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from event_server import CHUNKED, HOLD, PLAIN, EventServer, chunk
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from test_connection import MILLISECOND, Told, connected, impatient, payloads, reached
 
 from recorder.core.event_stream import read_event
 from recorder.core.frames import CLOSED, OPENED, TEXT
+from recorder.core.session import Session
+from recorder.shell import last_events
 from recorder.shell.journal import Journal
+from recorder.shell.last_events import LastEvents
 from recorder.values.errors import JournalFull
 from recorder.values.feed import Capability, Command, Endpoint, FeedSpec, Key, Ready, Subscriptions
 
@@ -200,3 +207,74 @@ def test_a_frame_that_the_journal_has_no_room_for_closes_the_stream_and_is_asked
 def test_stopping_ends_it_at_once(journal: Journal) -> None:
     listening(journal, [[PLAIN, b"data: a\n\n", HOLD]], lambda c, *_: c.frames == 1)
     assert payloads(journal, CLOSED) == [b"recorder stopped"]
+
+
+def resumed(journal: Journal, told: Told) -> tuple[LastEvents, Session]:
+    """As a process that is started finds the stream."""
+    listener = Listener("http://127.0.0.1/events")
+    left = LastEvents(journal, lambda spec: listener, told)
+    session = Session(listener, lambda: 0.5)
+    left.resume(listener.spec, session)
+    session.events.restart()  # as a client that connects does
+    return left, session
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"", b"id\n", b"id: a\n", b"id: b\r\n", b"id: \0\n"]),
+            st.sampled_from(["nothing", "note", "kill", "close"]),
+        ),
+        max_size=30,
+    )
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_process_goes_on_after_the_last_event_journalled_whenever_the_one_before_was_killed(
+    tmp_path: Path, steps: list[tuple[bytes, str]]
+) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder, Journal.open(Path(folder), segment_bytes=4096) as journal:
+        told = Told()
+        left, session = resumed(journal, told)
+        source = journal.source(Listener("http://127.0.0.1/events").spec)
+        for number, (line, then) in enumerate(steps):
+            for event in session.events.feed(line + b"data: %d\n\n" % number):
+                journal.append(source, TEXT, number, event)
+            expected = session.events.last_event_id
+            if then == "note":
+                left._write(left._note())
+            elif then == "close":
+                left.close()
+            if then in ("kill", "close"):
+                left, session = resumed(journal, told)
+                assert session.events.last_event_id == expected
+        assert told.lines == []
+
+
+def test_a_file_of_last_events_that_cannot_be_read_is_told_and_the_stream_begins_anew(journal: Journal) -> None:
+    (journal.directory / last_events.NAME).write_bytes(b'{"position":')
+    told = Told()
+    _, session = resumed(journal, told)
+    assert session.events.last_event_id == ""
+    assert told.events == ["last_events.unreadable"]
+
+
+def test_an_event_whose_frame_a_power_loss_may_take_is_not_yet_one_to_go_on_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[bytes] = []
+    with Journal.open(tmp_path, fsync_ms=3_600_000) as journal:
+        left, session = resumed(journal, Told())
+        journal.append(journal.source(Listener("http://127.0.0.1/events").spec), TEXT, 1, b"id: 7\ndata: a\n")
+        session.events.last_event_id = "7"
+
+        async def sleep(_: float) -> None:
+            said.append((tmp_path / last_events.NAME).read_bytes())
+            if len(said) == 3:
+                journal.sync()
+            if len(said) == 4:
+                raise asyncio.CancelledError
+
+        monkeypatch.setattr(last_events.asyncio, "sleep", sleep)
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(left.keep())
+    assert [b'"7"' in each for each in said] == [False, False, False, True]

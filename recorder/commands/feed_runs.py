@@ -284,6 +284,8 @@ class FeedRuns:
                     shard, feed, journal, wake, self._log, gate=gate, make_feed=made, observe=observe,
                     rows=self._delivered, connect=connect,
                 )  # fmt: skip
+                if feed.capability().transport == "sse":
+                    self._recording.last_events.resume(shard, connection.session)
             run.connections = [*run.connections, connection]
             tasks[connection] = asyncio.create_task(connection.run())
 

@@ -23,6 +23,7 @@ from recorder.shell.database import Database
 from recorder.shell.disk import DiskWatch
 from recorder.shell.engine import Engine
 from recorder.shell.journal import Journal
+from recorder.shell.last_events import LastEvents
 from recorder.shell.repair import Repairer
 from recorder.shell.sink import Sink
 from recorder.shell.sink.acknowledged import Acknowledged
@@ -93,6 +94,8 @@ class Recording:
         self.engine = Engine(self.journal, self.pipeline, self.config.batch, self.snapshots, stored)
         gc.collect()
         gc.freeze()  # what exists now lives as long as the process: the collector need not look at it again
+        self.last_events = LastEvents(self.journal, make, self.log)
+        self._spawn(self.last_events.keep())
         self._spawn(self._keep_database())
         self._spawn(self.disk.keep())
         self._clock = asyncio.create_task(self._keep_clock())
@@ -259,6 +262,7 @@ class Recording:
             if self._rows_lost is None:
                 self.acknowledged.keep(self.sink.known)
         await asyncio.to_thread(self.snapshots.close)
+        await asyncio.to_thread(self.last_events.close)
         if drained:
             await asyncio.to_thread(self.engine.keep)
         else:

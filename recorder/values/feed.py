@@ -261,6 +261,9 @@ class Feed(Protocol):
     # A feed whose transport is "fix" may also have ``lost() -> list[Command]``, called when messages did not come, and
     # ``waiting``, true while ``on_control`` must see data because it may be an answer.
 
+    # A feed whose transport is "sse" may also have ``after: str``: what it asks for besides the protocol's
+    # Last-Event-ID, learnt from every event; set when a stream goes on where an earlier process left it.
+
     # A feed may also have ``templates(out) -> recorder.core.templates.Templates | None``, asked for after ``decoder``
     # with the same ``out``: its commonest messages as they look, which compiled code then turns into rows without a
     # call of decode. What they match, decode must read just so; every other frame goes to decode.

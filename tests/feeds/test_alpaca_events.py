@@ -225,25 +225,42 @@ def test_each_documented_error(
     asyncio.run(run())
 
 
-def test_events_reach_the_database(tmp_path: Any, fresh_tables: QuestDB, free_port: Any) -> None:
+def test_events_reach_the_database_also_those_of_the_time_between_a_kill_or_a_stop_and_the_next_start(
+    tmp_path: Any, fresh_tables: QuestDB, free_port: Any
+) -> None:
+    port = free_port()
+
+    async def recording(place: AlpacaEvents, end: Any, frames: int, *events: dict[str, Any]) -> None:
+        feeds = {"ca": {"provider": "alpaca_events", "symbols": ["*"], "region": "all", "url": place.url}}
+        config = write_config(tmp_path, feeds, port, external(fresh_tables.sql_url))
+        with Recorder(config, metrics_port=port, **KEYS) as recorder:
+            await asyncio.to_thread(recorder.wait_event, "feed.connected")
+            for event in events:
+                place.happen(event)
+            count = "recorder_frames_total"
+            await asyncio.to_thread(until, lambda: (recorder.metric(count, "ca") or 0) >= frames, "the events")
+            await end(recorder)
+
+    async def kill(recorder: Recorder) -> None:
+        recorder.kill()
+
+    async def stop(recorder: Recorder) -> None:
+        assert await asyncio.to_thread(recorder.end) == 0, recorder.text()
+
     async def run() -> None:
         async with AlpacaEvents(KNOWN) as place:
-            port = free_port()
-            feeds = {"ca": {"provider": "alpaca_events", "symbols": ["*"], "region": "all", "url": place.url}}
-            config = write_config(tmp_path, feeds, port, external(fresh_tables.sql_url))
-            with Recorder(config, metrics_port=port, **KEYS) as recorder:
-                await asyncio.to_thread(recorder.wait_event, "feed.connected")
-                place.happen(SPLIT)
-                place.happen({**DIVIDEND, "region": "non_us"})
-                await asyncio.to_thread(
-                    until, lambda: recorder.metric("recorder_rows_queryable_total") >= 2, "the actions"
-                )
-                assert await asyncio.to_thread(recorder.end) == 0, recorder.text()
+            await recording(place, kill, 2, SPLIT, {**DIVIDEND, "region": "non_us"})
+            place.events.append(later(DIVIDEND, 1, id="b1", rate="0.27"))
+            await recording(place, stop, 2)  # the one that it goes on after comes again
+            place.events.append(later(DIVIDEND, 2, id="b2", rate="0.28"))
+            await recording(place, stop, 3, later(DIVIDEND, 3, id="b3", rate="0.29"))
+            asked = [headers.get("last-event-id") for _, headers in place.requests]
+            assert asked == [None, DIVIDEND["event_id"], place.events[2]["event_id"]]
 
     asyncio.run(run())
     fresh_tables.wait_applied()
-    query = "SELECT symbol, action_type, ratio, amount FROM corporate_actions ORDER BY symbol"
+    query = "SELECT symbol, action_type, ratio, amount FROM corporate_actions ORDER BY symbol, amount"
     assert [tuple(row) for row in fresh_tables.sql.query(query).rows] == [
-        ("AAPL", "cash_dividend", None, 0.26),
+        *(("AAPL", "cash_dividend", None, amount) for amount in (0.26, 0.27, 0.28, 0.29)),
         ("NVDA", "split", 10.0, None),
     ]

@@ -77,7 +77,7 @@ _id = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 
 class AlpacaEvents:
-    """The stream. A connection after a break goes on after the last event; one of a new process with what is new."""
+    """The stream. A connection goes on after the last event that was journalled, ``after``."""
 
     def __init__(self, spec: FeedSpec, credentials: Mapping[str, str] | None = None) -> None:
         """Raises ConfigError, SymbolError."""
@@ -89,7 +89,7 @@ class AlpacaEvents:
                     f"feed {spec.name!r}: alpaca_events has no {channel!r}; {nearest(channel, (CHANNEL,))}"
                 )
         self._symbols = tuple(dict.fromkeys(symbol if symbol == "*" else ticker(symbol) for symbol in spec.symbols))
-        self._last = ""  # event_id of the last one that came
+        self.after = ""  # event_id of the last one that came
         self._open = False
 
     def capability(self) -> Capability:
@@ -107,7 +107,7 @@ class AlpacaEvents:
             connects_per_minute_max=CONNECTS_PER_MINUTE_MAX,
             hold_ns=DROP_HOLD_NS,
             session_zone=NEW_YORK,
-            history="the events since the last one that came, as long as the process runs",
+            history="the events since the last one that came",
         )
 
     def shards(self) -> list[FeedSpec]:
@@ -120,7 +120,7 @@ class AlpacaEvents:
         names = ("APCA-API-KEY-ID", "APCA-API-SECRET-KEY")
         keys = zip(names, (self._credentials.get(name, "") for name in INFO.credentials), strict=True)
         return Endpoint(
-            url=address(url, "", region=self._region, since_id=self._last or None),
+            url=address(url, "", region=self._region, since_id=self.after or None),
             headers=tuple(keys),
             silence_ns=SILENCE_NS,
         )
@@ -137,7 +137,7 @@ class AlpacaEvents:
             return []  # decode says what is wrong with it
         found = events[-1].get("event_id") if events else None
         if isinstance(found, str) and found.isalnum() and found.isascii() and len(found) <= 64:
-            self._last = found
+            self.after = found
         return []
 
     def subscriptions(self) -> Subscriptions:
