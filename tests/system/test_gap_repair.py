@@ -241,6 +241,46 @@ def test_what_six_providers_dropped_and_what_a_cut_cost_is_fetched_and_stored_on
     assert sum(each["gaps"] for each in totals) == len(json.loads(answer)["gaps"])
 
 
+def test_trades_of_options_without_ids_that_a_cut_cost_are_fetched_and_stored_once(
+    start: Callable[..., Recorder], questdb: QuestDB
+) -> None:
+    """Trades alike to the nanosecond count as often as they happened, whichever way each came."""
+    contracts = ["AAPL  251219C00150000", "SPY   251219P00400000"]
+    with Exchange(["alpaca"], symbols={"alpaca": contracts}, rate=300, rules=RULES) as place:
+        feed = {
+            "provider": "alpaca", "feed": "opra", "format": "msgpack", "symbols": contracts, "channels": ["trades"],
+            "url": place.urls["alpaca"], "rest_url": place.rest_urls["alpaca"],
+        }  # fmt: skip
+        recorder = start({"opra": feed}, delay_s=0.5)
+        for cuts in (0, 1, 2):
+            recorder.wait_event("feed.connected", cuts + 1)
+            frames = recorder.metric("recorder_frames_total", "opra") or 0
+            until(lambda: recorder.metric("recorder_frames_total", "opra") > frames + 50, "frames")  # noqa: B023
+            if cuts < 2:
+                place.cut("alpaca")
+        until(lambda: closed(recorder, "opra") >= 4, "a gap of each contract for each cut repaired")
+        assert recorder.end() == 0, recorder.text()
+        headers = {"APCA-API-KEY-ID": KEY, "APCA-API-SECRET-KEY": SECRET}
+        for contract in contracts:
+            name = contract.replace(" ", "")
+            url = f"{place.rest_urls['alpaca']}/v1beta1/options/trades?symbols={name}&limit=10000"
+            with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+                page = json.load(answer)
+            assert not page["next_page_token"]
+            happened = [[time_of(each["t"]), each["p"], each["s"]] for each in page["trades"][name]]
+            rows = questdb.sql.query(
+                f"SELECT ts_event::long, price, size, flags & {BACKFILLED} FROM trades "
+                f"WHERE feed = 'opra' AND symbol = '{contract}' ORDER BY ts_event"
+            ).rows
+            first, last = rows[0][0], rows[-1][0]
+            assert sorted(row[:3] for row in rows) == sorted(each for each in happened if first <= each[0] <= last)
+            assert len(rows) > 100
+            assert any(row[3] for row in rows), "nothing came from history"
+    gaps = gaps_of(questdb, "opra")
+    assert {gap["status"] for gap in gaps if gap["symbol"] != "*"} == {"repaired"}
+    assert questdb.sql.value("SELECT count() FROM rejected WHERE feed = 'opra'") == 0
+
+
 @pytest.mark.timeout(600)  # half a minute on an idle machine
 def test_a_feed_behind_a_broken_network_is_complete_once_and_has_the_right_values(
     start: Callable[..., Recorder], questdb: QuestDB

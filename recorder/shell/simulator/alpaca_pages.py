@@ -1,6 +1,7 @@
-"""Pages of history as Alpaca gives them: trades and quotes of stocks and crypto.
+"""Pages of history as Alpaca gives them: trades and quotes of stocks and crypto, trades of options.
 
-https://docs.alpaca.markets/reference/stocktrades , https://docs.alpaca.markets/reference/cryptotrades-1
+https://docs.alpaca.markets/reference/stocktrades , https://docs.alpaca.markets/reference/cryptotrades-1 ,
+https://docs.alpaca.markets/reference/optiontrades
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ PAGE_DEFAULT, PAGE_MAX = 1000, 10_000
 FEEDS = ("sip", "iex", "boats", "otc")
 _STOCKS = re.compile(r"/v2/stocks/(trades|quotes)")
 _CRYPTO = re.compile(r"/v1beta3/crypto/[a-z0-9-]+/(trades|quotes)")
+_OPTIONS = re.compile(r"/v1beta1/options/(trades)")
 _SYMBOL = re.compile(r"[A-Z0-9./]{1,32}")
 
 
 def alpaca(venue: Venue, trades: Past, quotes: Past, asked: Asked) -> Answer:
     """By symbol, then time, oldest first or newest first; the token of a page tells where the next one begins."""
-    stocks, crypto = _STOCKS.fullmatch(asked.path), _CRYPTO.fullmatch(asked.path)
-    found = stocks or crypto
+    stocks, crypto, options = (known.fullmatch(asked.path) for known in (_STOCKS, _CRYPTO, _OPTIONS))
+    found = stocks or crypto or options
     if found is None:
         raise Refused(Answer(404, {"message": "endpoint not found."}))
-    if stocks:
+    if not crypto:
         authorise(venue, asked)
     channel = found[1]
     names = asked.query.get("symbols", "").split(",")
@@ -54,7 +56,7 @@ def alpaca(venue: Venue, trades: Past, quotes: Past, asked: Asked) -> Answer:
             ids = past.rows(places)[:, ID]
             places = places[ids < from_id] if newest_first else places[ids > from_id]
         rows = past.rows(places[:left]).tolist()
-        item = (_trade if channel == "trades" else _quote)(venue, bool(crypto))
+        item = _contract_trade if options else (_trade if channel == "trades" else _quote)(venue, bool(crypto))
         if rows:
             lists[name] = [item(row) for row in rows]
         left -= len(rows)
@@ -123,6 +125,12 @@ def _trade(venue: Venue, crypto: bool) -> Any:
         return f'{{{common},"x":"V","c":["@"],"z":"C"}}'
 
     return item
+
+
+def _contract_trade(row: list[int]) -> str:
+    """Of an option: without an id, as in the stream."""
+    price = decimal_text(row[PRICE], PRICE_DIGITS)
+    return f'{{"t":"{time_text(row[TS], 9)}","p":{price},"s":{row[SIZE]},"x":"N","c":"S"}}'
 
 
 def _quote(venue: Venue, crypto: bool) -> Any:
