@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from recorder.core.greeks import (
@@ -196,6 +196,7 @@ def test_the_volatility_found_gives_the_price_it_was_found_for(
     st.booleans(), st.sampled_from([CALL, PUT]), spots, st.floats(0.85, 1.15), st.floats(0.1, 2.0),
     st.floats(0.01, 0.1), st.floats(0.1, 0.8), st.floats(0.0, 0.01),
 )  # fmt: skip
+@example(True, PUT, 20.0, 1.0703125, 1.625, 0.052734375, 0.1953125, 0.0)  # where the trees' unevenness bends vega most
 def test_greeks_are_the_differences_of_the_price(style, sign, spot, distance, years, rate, volatility, amount):
     strike, paid = spot * distance, np.array([[years / 2, amount * spot]])
     worth = price(style, sign, spot, strike, years, rate, 0.0, volatility, paid)

@@ -30,7 +30,7 @@ PRICE_TOLERANCE = 1e-9  # of the strike: far below a tick
 PROBABILITY_MIN = 1e-12  # of the tree; below it the option is as good as exercised, or worthless
 # Differences that American Greeks are made of: large against the trees' unevenness, small against what they measure.
 BUMP_SPOT = 0.1  # of the deviation until the expiration, at most a tenth of the spot
-BUMP_VOLATILITY, BUMP_RATE = 0.01, 1e-3
+BUMP_VOLATILITY, BUMP_RATE = 0.05, 1e-3  # of the volatility: 0.01 misses vega by up to 19 %, 0.05 by 3 %
 
 # How ``implied`` ended: places in tables.IV_STATUSES, from 1.
 CONVERGED, NO_QUOTE, EXPIRED, BELOW_INTRINSIC, ABOVE_BOUND, NO_UNDERLYING, ADJUSTED, NOT_CONVERGED = range(1, 9)
