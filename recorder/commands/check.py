@@ -82,7 +82,7 @@ def _configuration(config: Config) -> Iterator[Finding]:
     """It was validated when it was read, but for what only a feed knows; say what it amounts to."""
     from recorder.commands.feed_runs import check_feeds
 
-    symbols = sum(len(spec.symbols) for spec in config.feeds)
+    count = sum(len(spec.symbols) for spec in config.feeds)
     if not config.feeds:
         yield Finding(
             "configuration",
@@ -92,9 +92,9 @@ def _configuration(config: Config) -> Iterator[Finding]:
         return
     check_feeds(config.feeds)
     names = ", ".join(spec.name for spec in config.feeds)
-    yield Finding(
-        "configuration", OK, f"{config.source or 'defaults'}: {len(config.feeds)} feeds ({names}), {symbols} symbols"
-    )
+    feeds = "1 feed" if len(config.feeds) == 1 else f"{len(config.feeds)} feeds"
+    symbols = "1 symbol" if count == 1 else f"{count} symbols"
+    yield Finding("configuration", OK, f"{config.source or 'defaults'}: {feeds} ({names}), {symbols}")
 
 
 def _keys(config: Config) -> Iterator[Finding]:

@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from recorder.compiled import njit
 from recorder.core.batch import Output
 from recorder.core.greeks import ADJUSTED, CONVERGED, EXPIRED, NO_QUOTE, NO_UNDERLYING, greeks, implied
 from recorder.values.config import KernelsConfig

@@ -12,8 +12,8 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from recorder.compiled import njit
 from recorder.core.batch import Output
 from recorder.values.feed import MINUTE
 from recorder.values.schema import TEXT_NULL

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
-from numba import njit
 
+from recorder.compiled import njit
 from recorder.core.batch import Output, Rows, escape_symbol
 from recorder.core.unaligned import load64, load_i32, load_i64, store16, store64
 from recorder.values.schema import INT_NULL, LONG_NULL, TEXT_NULL, Label, Table

@@ -7,8 +7,8 @@ message begins: it must not advance the expected number, and nothing of it is lo
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from recorder.compiled import njit
 from recorder.values.fix import MESSAGE_BYTES_MAX, TRAILER_BYTES
 
 # Why ``scan`` returned.

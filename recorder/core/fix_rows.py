@@ -9,8 +9,8 @@ copy: nothing is written before the whole message has been read.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from recorder.compiled import njit
 from recorder.core.fix_frames import counted, extent
 from recorder.core.fix_tops import BEGUN, KEY, KEY_WORDS, LAST, LENGTH, MISSING, NOTHING, PRICE, SIDE, SIZE, STALE
 from recorder.core.spellings import VALUE, find, word

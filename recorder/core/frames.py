@@ -12,8 +12,8 @@ import zlib
 from collections.abc import Iterable
 
 import numpy as np
-from numba import njit
 
+from recorder.compiled import njit
 from recorder.values.errors import FrameTooLong
 
 HEADER_BYTES = 20

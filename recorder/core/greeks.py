@@ -20,7 +20,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from recorder.compiled import njit
 
 STEPS = 101  # odd, so that the strike lies between two nodes
 HALF_STEPS = 51

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from recorder.compiled import njit
 from recorder.core.unaligned import bits_of
 
 SUB_BITS = 3

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from recorder.compiled import njit
 from recorder.values.config import KernelsConfig
 from recorder.values.schema import LONG_NULL
 from recorder.values.tables import (

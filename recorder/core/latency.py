@@ -25,8 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from recorder.compiled import njit
 from recorder.core.batch import Rows
 from recorder.core.histogram import (
     BUCKETS,

@@ -8,8 +8,8 @@ written. ``templates`` compiles what this interprets.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from recorder.compiled import njit
 from recorder.core.fix_rows import read
 from recorder.core.frames import BINARY, KINDS, LENGTHS, SOURCES, STARTS, TS_RECV
 from recorder.core.spellings import MEMORY, VALUE, find

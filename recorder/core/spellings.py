@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from recorder.compiled import njit
 from recorder.core.unaligned import load64
 
 SPELLINGS_MAX = 1 << 18  # 12,000 tickers in several connections, and every option contract that trades in a day

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
+
+from recorder.compiled import njit
 
 FRAME_BYTES_MAX = 16 << 20  # of one message: the longest snapshot a provider sends is below 4 MB
 FRAMES_PER_SCAN = 4096  # one scan's arrays: 4096 small trades are 600 kB, more than one read brings

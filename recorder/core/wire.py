@@ -7,8 +7,8 @@ with the value before it where there is one.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from recorder.compiled import njit
 from recorder.core.spellings import word
 from recorder.core.unaligned import double_of, load64, single_of
 

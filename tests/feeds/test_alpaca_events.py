@@ -245,6 +245,8 @@ def test_events_reach_the_database_also_those_of_the_time_between_a_kill_or_a_st
         recorder.kill()
 
     async def stop(recorder: Recorder) -> None:
+        queryable = "recorder_rows_queryable_total"  # the server has been reached: stopping waits for all the rest
+        await asyncio.to_thread(until, lambda: recorder.metric(queryable) > 0, "rows")
         assert await asyncio.to_thread(recorder.end) == 0, recorder.text()
 
     async def run() -> None:

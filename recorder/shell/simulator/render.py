@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from recorder.compiled import njit
 from recorder.core.market import COLUMNS, KIND, PRICE_DIGITS
 
 SEQUENCE = COLUMNS  # a column more than the market's: number of the frame on its connection
