@@ -28,7 +28,9 @@ WORKERS_MAX = 8  # whose ports differ
 PORTS = range(20000, 30000)  # below the range the system hands out to outgoing connections
 APPLY_TIMEOUT_S = 60.0
 
-settings.register_profile("unhurried", deadline=None)  # an example of a busy machine may take a second, and be right
+# An example of a busy machine may take a second, and be right. The same examples every time, so that a change is judged
+# by what it changes; RECORDER_EXPLORE=1 looks for others.
+settings.register_profile("unhurried", deadline=None, derandomize=not os.environ.get("RECORDER_EXPLORE"))
 settings.load_profile("unhurried")
 
 
