@@ -191,12 +191,18 @@ def test_volatilities_a_vendor_published_are_those_of_its_quotes(shared_data):
 # made with a tree that is not ours.
 
 
-def published(shared_data, path, day, hours):
-    """(sign, strike, years, row) of a file's contracts, ``hours`` after the midnight of its day."""
+def universe(shared_data, path, day):
+    """(days until it expires, row) of a file's contracts."""
     text = (shared_data / "lean" / path / f"{day:%Y%m%d}.csv").read_text()
     for row in csv.DictReader(io.StringIO(text.removeprefix("#"))):
-        if row["expiry"] and float(row["implied_volatility"]) > 0.01:
-            days = (datetime.strptime(row["expiry"], "%Y%m%d").date() - day).days
+        if row["expiry"]:
+            yield (datetime.strptime(row["expiry"], "%Y%m%d").date() - day).days, row
+
+
+def published(shared_data, path, day, hours):
+    """(sign, strike, years, row) of its contracts that have a volatility, ``hours`` after the midnight of its day."""
+    for days, row in universe(shared_data, path, day):
+        if float(row["implied_volatility"]) > 0.01:
             yield 1.0 if row["right"] == "C" else -1.0, float(row["strike"]), (days - hours / 24) / 365, row
 
 
@@ -278,10 +284,8 @@ def test_calls_and_puts_of_one_strike_have_one_volatility_when_the_dividends_tha
     of another minute."""
     day, rate = date(2014, 6, 5), 0.004  # LIBOR of six to twelve months
     pairs: dict[int, dict[float, dict[str, float]]] = {}
-    text = (shared_data / "lean" / "option/usa/universes" / symbol / "20140605.csv").read_text()
-    for row in csv.DictReader(io.StringIO(text.removeprefix("#"))):
-        if row["expiry"] and float(row["close"]) > 0:
-            days = (datetime.strptime(row["expiry"], "%Y%m%d").date() - day).days
+    for days, row in universe(shared_data, f"option/usa/universes/{symbol}", day):
+        if float(row["close"]) > 0:
             pairs.setdefault(days, {}).setdefault(float(row["strike"]), {})[row["right"]] = float(row["close"])
     parity = [(abs(of["C"] - of["P"]), of["C"] - of["P"] + strike) for strike, of in pairs[16].items() if len(of) == 2]
     spot = np.median([price for _, price in sorted(parity)[:3]])

@@ -209,12 +209,14 @@ def test_stopping_ends_it_at_once(journal: Journal) -> None:
     assert payloads(journal, CLOSED) == [b"recorder stopped"]
 
 
+STREAM = Listener("http://127.0.0.1/events")
+
+
 def resumed(journal: Journal, told: Told) -> tuple[LastEvents, Session]:
     """As a process that is started finds the stream."""
-    listener = Listener("http://127.0.0.1/events")
-    left = LastEvents(journal, lambda spec: listener, told)
-    session = Session(listener, lambda: 0.5)
-    left.resume(listener.spec, session)
+    left = LastEvents(journal, lambda spec: STREAM, told)
+    session = Session(STREAM, lambda: 0.5)
+    left.resume(STREAM.spec, session)
     session.events.restart()  # as a client that connects does
     return left, session
 
@@ -235,7 +237,7 @@ def test_a_process_goes_on_after_the_last_event_journalled_whenever_the_one_befo
     with tempfile.TemporaryDirectory(dir=tmp_path) as folder, Journal.open(Path(folder), segment_bytes=4096) as journal:
         told = Told()
         left, session = resumed(journal, told)
-        source = journal.source(Listener("http://127.0.0.1/events").spec)
+        source = journal.source(STREAM.spec)
         for number, (line, then) in enumerate(steps):
             for event in session.events.feed(line + b"data: %d\n\n" % number):
                 journal.append(source, TEXT, number, event)
@@ -264,7 +266,7 @@ def test_an_event_whose_frame_a_power_loss_may_take_is_not_yet_one_to_go_on_afte
     said: list[bytes] = []
     with Journal.open(tmp_path, fsync_ms=3_600_000) as journal:
         left, session = resumed(journal, Told())
-        journal.append(journal.source(Listener("http://127.0.0.1/events").spec), TEXT, 1, b"id: 7\ndata: a\n")
+        journal.append(journal.source(STREAM.spec), TEXT, 1, b"id: 7\ndata: a\n")
         session.events.last_event_id = "7"
 
         async def sleep(_: float) -> None:

@@ -7,8 +7,8 @@ for what came since. So it is exact, whatever moment a process was killed in.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from recorder.core.event_stream import read_event
 from recorder.core.frames import TEXT
 from recorder.core.session import Session
 from recorder.shell.journal import Journal
+from recorder.shell.journal.segments import replace_file
 from recorder.values.errors import RecorderError
 from recorder.values.feed import Feed, FeedSpec
 
@@ -70,15 +71,14 @@ class LastEvents:
         process, was left."""
         key = _key(spec)
         self._look()
-        left = self._left.pop(key, None)
-        self._left[key] = left if left is not None else Left()  # at the end: heard of last
+        left = self._left.pop(key, Left())
+        self._left[key] = left  # at the end: heard of last
         self._sessions[key] = session
-        if not self._path.exists():
-            self._write(self._note())  # from the first event on a start finds what was journalled
-        if left is not None:
-            session.events.last_event_id = left.id
-            if left.after:
-                session.feed.after = left.after  # type: ignore[attr-defined]  # it had one
+        session.events.last_event_id = left.id
+        if left.after:
+            session.feed.after = left.after  # type: ignore[attr-defined]  # it had one
+        if not self._path.exists():  # from the first event on a start finds what was journalled
+            self._write(Noted(self._journal.synced, dict(self._left)))
 
     async def keep(self) -> None:
         """Write the file every few seconds, for ever; an event whose frame a power loss may take is not noted yet."""
@@ -114,44 +114,33 @@ class LastEvents:
     def _write(self, noted: Noted) -> None:
         if not noted.streams or noted == self._written:
             return
-        scratch = self._path.with_suffix(".tmp")
-        try:
-            with scratch.open("wb") as file:
-                file.write(msgspec.json.encode(noted))
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(self._path)
-        except OSError:
-            scratch.unlink(missing_ok=True)  # a full disk has an alarm of its own
-        else:
+        with suppress(OSError):  # a full disk has an alarm of its own
+            replace_file(self._path, msgspec.json.encode(noted))
             self._written = noted
 
     def _catch_up(self, position: int) -> None:
         """Events that were journalled after ``position``."""
-        specs = self._journal.specs
-        streams: dict[int, tuple[str, Feed] | None] = {}  # by source; None: no stream of events
-        while (frames := self._journal.read(position)) is not None:
-            for i in np.flatnonzero(frames.kinds == TEXT).tolist():
-                source = int(frames.sources[i])
-                if source not in streams:
-                    streams[source] = self._stream_of(specs.get(source))
-                if (stream := streams[source]) is not None:
-                    key, feed = stream
-                    event = frames.payload(i)
-                    feed.on_control(event)
-                    left = self._left.setdefault(key, Left())
-                    found = read_event(event).id
-                    left.id = left.id if found is None else found
-                    left.after = getattr(feed, "after", "") or left.after
+        streams = self._streams()
+        own = list(streams)
+        while own and (frames := self._journal.read(position)) is not None:
+            for i in np.flatnonzero((frames.kinds == TEXT) & np.isin(frames.sources, own)).tolist():
+                key, feed = streams[int(frames.sources[i])]
+                event = frames.payload(i)
+                feed.on_control(event)
+                left = self._left.setdefault(key, Left())
+                found = read_event(event).id
+                left.id = left.id if found is None else found
+                left.after = getattr(feed, "after", "") or left.after
             position = frames.end
 
-    def _stream_of(self, spec: FeedSpec | None) -> tuple[str, Feed] | None:
-        """Its key and a feed that reads its events; None: it is no stream of events."""
-        try:
-            feed = None if spec is None else self._make(spec)
-        except RecorderError:
-            return None
-        return None if spec is None or feed is None or feed.capability().transport != "sse" else (_key(spec), feed)
+    def _streams(self) -> dict[int, tuple[str, Feed]]:
+        """Key of each stream of events that the journal knows, and a feed that reads them, by source."""
+        found = {}
+        for source, spec in self._journal.specs.items():
+            with suppress(RecorderError):  # of another version, or not of this
+                if (feed := self._make(spec)).capability().transport == "sse":
+                    found[source] = _key(spec), feed
+        return found
 
 
 def _key(spec: FeedSpec) -> str:

@@ -238,7 +238,7 @@ def test_events_reach_the_database_also_those_of_the_time_between_a_kill_or_a_st
             for event in events:
                 place.happen(event)
             count = "recorder_frames_total"
-            await asyncio.to_thread(until, lambda: (recorder.metric(count, "ca") or 0) >= frames, "the events")
+            await asyncio.to_thread(until, lambda: recorder.metric(count, "ca") >= frames, "the events")
             await end(recorder)
 
     async def kill(recorder: Recorder) -> None:

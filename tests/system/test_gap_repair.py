@@ -147,18 +147,24 @@ def quotes_received(folder: Path, provider: str) -> set[tuple[str, int, int | No
     return found
 
 
+def whole_page(place: Exchange, provider: str, path: str) -> dict[str, Any]:
+    """What the exchange's history answers, all of it in one page."""
+    headers = {"APCA-API-KEY-ID": KEY, "APCA-API-SECRET-KEY": SECRET, "Authorization": f"Bearer {SECRET}"}
+    asked = urllib.request.Request(place.rest_urls[provider] + path, headers=headers)
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        page: dict[str, Any] = json.load(answer)
+    assert not page.get("next_page_token")
+    assert "next_url" not in page
+    return page
+
+
 def quotes_sent(place: Exchange, provider: str, symbol: str) -> set[tuple[Any, ...]]:
     """(time, number, bid, its size, ask, its size) of every quote of a symbol that the exchange has in its history."""
-    headers = {"APCA-API-KEY-ID": KEY, "APCA-API-SECRET-KEY": SECRET, "Authorization": f"Bearer {SECRET}"}
     paths = {
         "alpaca": f"/v2/stocks/quotes?symbols={symbol}&feed=iex&limit=10000",
         "polygon": f"/v3/quotes/{symbol}?limit=50000",
     }
-    url = place.rest_urls[provider] + paths[provider]
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
-        page = json.load(answer)
-    assert not page.get("next_page_token")
-    assert "next_url" not in page
+    page = whole_page(place, provider, paths[provider])
     if provider == "alpaca":
         return {(time_of(q["t"]), None, q["bp"], q["bs"], q["ap"], q["as"]) for q in page["quotes"][symbol]}
     names = ("sequence_number", "bid_price", "bid_size", "ask_price", "ask_size")
@@ -254,19 +260,15 @@ def test_trades_of_options_without_ids_that_a_cut_cost_are_fetched_and_stored_on
         recorder = start({"opra": feed}, delay_s=0.5)
         for cuts in (0, 1, 2):
             recorder.wait_event("feed.connected", cuts + 1)
-            frames = recorder.metric("recorder_frames_total", "opra") or 0
+            frames = recorder.metric("recorder_frames_total", "opra")
             until(lambda: recorder.metric("recorder_frames_total", "opra") > frames + 50, "frames")  # noqa: B023
             if cuts < 2:
                 place.cut("alpaca")
         until(lambda: closed(recorder, "opra") >= 4, "a gap of each contract for each cut repaired")
         assert recorder.end() == 0, recorder.text()
-        headers = {"APCA-API-KEY-ID": KEY, "APCA-API-SECRET-KEY": SECRET}
         for contract in contracts:
             name = contract.replace(" ", "")
-            url = f"{place.rest_urls['alpaca']}/v1beta1/options/trades?symbols={name}&limit=10000"
-            with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
-                page = json.load(answer)
-            assert not page["next_page_token"]
+            page = whole_page(place, "alpaca", f"/v1beta1/options/trades?symbols={name}&limit=10000")
             happened = [[time_of(each["t"]), each["p"], each["s"]] for each in page["trades"][name]]
             rows = questdb.sql.query(
                 f"SELECT ts_event::long, price, size, flags & {BACKFILLED} FROM trades "

@@ -22,6 +22,7 @@ from recorder.shell.journal.segments import (
     Segment,
     list_segments,
     read_header,
+    replace_file,
     segment_name,
     sync_directory,
     truncate,
@@ -193,14 +194,7 @@ def read_released(directory: Path, log: Log) -> int:
 
 
 def write_released(directory: Path, position: int) -> None:
-    """Replace the file as a whole: a crash leaves the old position or the new."""
-    scratch = directory / (RELEASED + SCRATCH_SUFFIX)
-    with scratch.open("wb") as file:
-        file.write(msgspec.json.encode({"released": position}) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(directory / RELEASED)
-    sync_directory(directory)
+    replace_file(directory / RELEASED, msgspec.json.encode({"released": position}) + b"\n")
 
 
 def lock(directory: Path) -> int:

@@ -272,6 +272,22 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def replace_file(path: Path, content: bytes, durable: bool = True) -> None:
+    """Replace a small file as a whole: a crash leaves the old content or the new. Raises OSError.
+
+    durable  a power loss does too
+    """
+    scratch = path.with_suffix(".tmp")
+    with scratch.open("wb") as file:
+        file.write(content)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    scratch.replace(path)
+    if durable:
+        sync_directory(path.parent)
+
+
 def truncate(path: Path, used: int) -> None:
     """Cut a file to what was used of it, durably."""
     fd = os.open(path, os.O_RDWR)

@@ -8,7 +8,6 @@ taken for a loss.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from recorder.shell.journal.segments import sync_directory
+from recorder.shell.journal.segments import replace_file
 
 NAME = "tables"
 
@@ -82,13 +81,5 @@ class Acknowledged:
             self.tables = {}
 
     def _write(self, tables: dict[str, Known], durable: bool) -> None:
-        scratch = self._path.with_suffix(".tmp")
-        with scratch.open("wb") as file:
-            file.write(msgspec.json.encode(tables))
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        scratch.replace(self._path)
-        if durable:
-            sync_directory(self._path.parent)
+        replace_file(self._path, msgspec.json.encode(tables), durable)
         self.tables = tables
