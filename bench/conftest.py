@@ -9,10 +9,13 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+
+from bench.machine import Machine
 
 PORTS = range(22600, 23000)
 SCALES = {"quick": 0.05, "": 1.0, "long": 10.0}
@@ -41,3 +44,12 @@ def free_ports() -> Callable[[int], list[int]]:
         return list(itertools.islice((port for port in candidates if free(port)), count))
 
     return pick
+
+
+@pytest.fixture(scope="session")
+def machine(
+    tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[int], list[int]], scale: float
+) -> Iterator[Machine]:
+    folder = tmp_path_factory.mktemp("machine")
+    yield Machine(folder, free_ports(4), scale)
+    shutil.rmtree(folder, ignore_errors=True)

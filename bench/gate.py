@@ -3,7 +3,9 @@
     pytest bench --benchmark-json=FILE.json && python -m bench.gate FILE.json [--markdown FILE.md]
 
 Prints a table and exits 1 when a figure is past its limit or missing: what was not measured is not promised. A goal
-that is missed while the limit holds is shown, and does not fail: limits leave room for a busy machine.
+that is missed while the limit holds is shown, and does not fail: limits leave room for a busy machine. Limits of what a
+slower machine does slower (``scaled``) are for the machine that slo.toml names; on a slower one they are wider by as
+much as somebody else's program took longer in the same run, and the speed is told.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ import json
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 SLO_FILE = Path(__file__).with_name("slo.toml")
-_KEYS = {"name", "figure", "over", "unit", "at_least", "at_most", "goal", "needs"}
+_KEYS = {"name", "figure", "over", "unit", "at_least", "at_most", "goal", "needs", "scaled"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Slo:
     over   the figure is divided by this one of the same run
     bound  what is enforced; ``more`` says whether more is better
     needs  a package without which it cannot be measured; absent, a missing figure is excused
+    scaled  the bound is for the machine that slo.toml names
     """
 
     name: str
@@ -39,6 +42,13 @@ class Slo:
     bound: float
     goal: float | None
     needs: str
+    scaled: bool = False
+
+    def on(self, speed: float) -> Slo:
+        """The promise on a machine of this speed."""
+        if not self.scaled:
+            return self
+        return replace(self, bound=self.bound * speed if self.more else self.bound / speed)
 
 
 @dataclass(frozen=True)
@@ -66,8 +76,19 @@ def read_slos(path: Path = SLO_FILE) -> list[Slo]:
         if goal is not None and (goal < bound if more else goal > bound):
             raise ValueError(f"{path.name}: slo {name!r} has a limit {bound:g} that is stricter than its goal {goal:g}")
         over, unit, needs = (entry.get(key, "") for key in ("over", "unit", "needs"))
-        result.append(Slo(name, entry["figure"], over, unit, more, bound, goal, needs))
+        result.append(Slo(name, entry["figure"], over, unit, more, bound, goal, needs, entry.get("scaled", False)))
     return result
+
+
+def speed_of(measured: float, settings: Mapping[str, Any]) -> float:
+    """Of this machine, where the one of the limits has 1: no more than that, and no less than the slowest allowed."""
+    return float(max(settings["slowest"], min(1.0, measured / settings["reference"])))
+
+
+def machine_speed(figures: Mapping[str, float], path: Path = SLO_FILE) -> float:
+    """``speed_of`` by the figure that slo.toml names; 1 where it was not measured."""
+    settings = tomllib.loads(path.read_text("utf-8"))["machine"]
+    return speed_of(figures[settings["figure"]], settings) if settings["figure"] in figures else 1.0
 
 
 def figures_of(results: Mapping[str, Any]) -> dict[str, float]:
@@ -140,9 +161,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table there, for the README")
     args = parser.parse_args(arguments)
     figures = figures_of(json.loads(args.results.read_text("utf-8")))
-    verdicts = [judge(slo, figures) for slo in read_slos()]
+    speed = machine_speed(figures)
+    verdicts = [judge(slo.on(speed), figures) for slo in read_slos()]
     rows = table(verdicts)
     print(plain(rows))
+    if speed < 1:
+        print(f"\nThis machine has {speed:.2f} of the speed that goals are for; limits of what that slows are wider.")
     if args.markdown:
         args.markdown.write_text(markdown(rows), "utf-8")
     failed = [verdict.slo.name for verdict in verdicts if verdict.failed]
