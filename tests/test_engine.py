@@ -165,6 +165,28 @@ def test_frames_journalled_before_there_is_a_sink_are_loaded_when_it_comes(journ
     asyncio.run(run())
 
 
+def test_the_journal_is_not_compressed_while_the_engine_catches_up(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "CATCHING_UP_BYTES", engines.READ_BYTES)
+
+    async def run() -> None:
+        engine, sink = new_engine(journal, rows_max=100_000), GatedSink()
+        append(journal, 1, 5000)  # a megabyte: eight reads
+        paused: list[bool] = []
+        consume = engine.pipeline.consume
+        monkeypatch.setattr(
+            engine.pipeline, "consume", lambda frames: (consume(frames), paused.append(journal.compression_paused))
+        )
+        engine.start(sink)
+        await drained(engine, sink)
+        assert paused[0] is False  # nothing was behind before
+        assert paused[1:3] == [True, True]
+        assert journal.compression_paused is False
+
+    asyncio.run(run())
+
+
 async def drained(engine: Engine, sink: GatedSink) -> None:
     draining = asyncio.create_task(engine.drain(30))
     while not draining.done():

@@ -430,6 +430,21 @@ def test_paused_retention_keeps_what_is_released_and_old(tmp_path, logged):
         wait_until(lambda: len(journal.held) == 1)
 
 
+def test_paused_compression_leaves_segments_as_they_are_until_it_goes_on(tmp_path, logged):
+    with Journal.open(tmp_path, segment_bytes=SMALL, fsync_ms=5, log=logged) as journal:
+        journal.compression_paused = True
+        fill(journal, [bytes([i]) * 800 for i in range(60)])
+        journal.release(journal.end)
+        wait_until(lambda: journal.released_kept == journal.end)  # only then may a segment be compressed
+        for _ in range(3):  # further rounds of its thread, each of which would have begun it
+            journal.append(journal.source(SPEC), TEXT, 1, b"more")
+            wait_until(lambda: journal.synced == journal.end)
+        assert not any(each.compressed for each in journal.held)
+        journal.compression_paused = False
+        wait_until(lambda: any(each.compressed for each in journal.held))
+        assert texts(everything(journal))[:60] == [bytes([i]) * 800 for i in range(60)]
+
+
 def test_a_segment_older_than_the_rotation_time_is_sealed(tmp_path):
     clock = [1_754_000_000_000_000_000]
     with Journal.open(tmp_path, fsync_ms=5, rotate_s=3600, now=lambda: clock[0], compress=False) as journal:

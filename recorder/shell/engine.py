@@ -24,11 +24,14 @@ BUSY_BLOCK_ROWS = 20_000  # more rows in a block cost the server hardly less eac
 BUSY_WINDOW_S = 0.05  # the longest that a busy feed's rows are collected
 STATES_KEPT = 3  # one that waits to be applied, the newest, and the one before it
 IN_FLIGHT_MAX = 1 << 14  # 80 s of 5 ms windows; then blocks are counted together: a table may be suspended for days
+CATCHING_UP_BYTES = 16 << 20  # of backlog, a second at 100,000 trades/s: compressing the journal waits for its end
 RETRY_S = 0.002  # how soon to look again when the sink had no room
 
 
 class FrameSource(Protocol):
     """What the engine needs of the journal."""
+
+    compression_paused: bool
 
     @property
     def end(self) -> int: ...
@@ -159,6 +162,7 @@ class Engine:
             self.ledger.decoded(frames, now)
             self._first_recv = self._first_recv or int(frames.ts_recv[0])
             self._last_recv = int(frames.ts_recv[-1])
+            self._journal.compression_paused = self.backlog > CATCHING_UP_BYTES
             if self.backlog:
                 self.wake()
         if self._window is None and (self.pipeline.pending or self.pipeline.position > self.sealed_position):

@@ -155,13 +155,14 @@ class Keeper:
         interval = self._journal.fsync_ns / 1e9
         due = time.monotonic()
         while not self._stopping:
-            if self._job is None:
+            resting = self._job is None or self._journal.compression_paused
+            if resting:
                 self._wake.wait(max(0.0, due - time.monotonic()))
             if self._wake.is_set() or time.monotonic() >= due:
                 self._wake.clear()
                 due = time.monotonic() + interval
                 self._guarded(self._tick)
-            elif self._job is not None:
+            elif not resting:
                 self._guarded(self._step)
 
     def _guarded(self, work: Callable[[], None]) -> None:

@@ -61,6 +61,7 @@ class Journal:
     synced_until   time, ns, before which everything appended does
     paused_reason  why no further segment can be had (appending still works while the current one has room), or None
     retention_paused  set it to keep even what is released and old
+    compression_paused  set it to leave segments as they are for now
     retire_early   set it to have released segments removed before their time, one a second
     ``log`` is also called from the journal's own thread.
     """
@@ -83,7 +84,7 @@ class Journal:
         self.fsync_ns, self.rotate_ns, self.keep_ns, self.keep_bytes = fsync_ns, rotate_ns, keep_ns, keep_bytes
         self.free_bytes_min, self.compress = free_bytes_min, compress
         self.now, self.log = now, log
-        self.retention_paused = self.retire_early = False
+        self.retention_paused = self.retire_early = self.compression_paused = False
         self.paused_reason: str | None = None
         self._damages: set[tuple[str, int]] = set()
         self._lock_fd = recovery.lock(directory)
