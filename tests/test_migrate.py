@@ -173,13 +173,13 @@ def test_views_are_created_in_name_order_and_once(questdb, own_views):
         "-- materialized\nCREATE MATERIALIZED VIEW IF NOT EXISTS first_v AS (\n"
         "  SELECT ts_event, symbol, last(price) price FROM trades SAMPLE BY 1m\n) PARTITION BY DAY;\n"
     )
-    questdb.clear()
+    questdb.make_anew()
     try:
         assert {r["table_name"] for r in questdb.sql.rows("tables()")} == {*TABLES, "first_v", "second_v"}
         assert apply_schema(questdb.sql) == []
     finally:
         shutil.rmtree(own_views)
-        questdb.clear()
+        questdb.make_anew()
     assert {r["table_name"] for r in questdb.sql.rows("tables()")} == set(TABLES)
 
 
@@ -193,7 +193,7 @@ def test_view_never_refreshes_further_back_than_its_base_keeps_rows(questdb, own
         "CREATE MATERIALIZED VIEW IF NOT EXISTS bars_b AS ( SELECT ts_event, symbol, last(price) price FROM bars_a "
         + sampled.format("1h")
     )
-    questdb.clear()
+    questdb.make_anew()
     try:
         for ttl in ("30 DAYS", "2 WEEKS", "1 MONTH"):
             apply_schema(questdb.sql, retention(trades=ttl))
@@ -205,7 +205,7 @@ def test_view_never_refreshes_further_back_than_its_base_keeps_rows(questdb, own
             assert limits.rows == [["bars_a", *shortest], ["bars_b", *shortest]]
     finally:
         shutil.rmtree(own_views)
-        questdb.clear()
+        questdb.make_anew()
 
 
 SAMPLED = (
@@ -220,7 +220,7 @@ def test_changed_views_are_replaced_with_those_that_lean_on_them(questdb, own_vi
     for function in ("last", "first"):
         (own_views / "10.sql").write_text(SAMPLED.format("a", function, "trades", "1m"))
         if function == "last":
-            questdb.clear()
+            questdb.make_anew()
     try:
         assert apply_schema(sql) == [
             "replaced view a, which is defined differently",
@@ -237,7 +237,7 @@ def test_changed_views_are_replaced_with_those_that_lean_on_them(questdb, own_vi
         assert "first(price)" in sql.value("select view_sql from materialized_views() where view_name = 'a'")
     finally:
         shutil.rmtree(own_views)
-        questdb.clear()
+        questdb.make_anew()
 
 
 def test_wrong_view_names_its_file(fresh_tables, own_views):
