@@ -17,6 +17,7 @@ SYMBOLS = ["BTC-USD", "ETH-USD", "SOL-USD"]
 NEVER = "SOL-USD"  # nothing is ever sent of it
 HISTORY_MINUTES = 20
 HISTORY_PER_S = 100  # of each symbol that trades
+CROWDED_S = 40.0
 
 
 @pytest.fixture
@@ -73,8 +74,10 @@ def test_a_mute_feed_is_opened_again_within_seconds_and_quiet_ones_are_left_alon
         muted = time.monotonic()
         (judged,) = started.wait_event("feed.judged_dead")
         assert judged["feed"] == BUSY
-        assert judged["silent_s"] < 10, judged
-        assert time.monotonic() - muted < 20  # and a crowded machine
+        # 4 s on a quiet machine, as bench_watch.py holds; pauses of a crowded one are learnt as its feeds'. 60 s would be
+        # the time-out of a feed of which nothing is known.
+        assert judged["silent_s"] < CROWDED_S, judged
+        assert time.monotonic() - muted < CROWDED_S + 10
         assert judged["expected"] > 100
         started.wait_event("feed.connected", 2, feed=BUSY)
         started.wait_event("feed.resumed", feed=BUSY)
