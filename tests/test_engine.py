@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -194,6 +195,42 @@ async def drained(engine: Engine, sink: GatedSink) -> None:
             sink.apply(engine)
         await asyncio.sleep(0.001)
     assert draining.result()
+
+
+def test_an_error_of_ours_is_told_once_and_a_version_without_it_loads_what_came_meanwhile(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        told: list[str] = []
+        engine, sink = new_engine(journal), GatedSink()
+        engine._log = lambda event, **fields: told.append(event)
+        engine.start(sink)
+        append(journal, 1, 100)
+        await drained(engine, sink)
+        consume = engine.pipeline.consume
+
+        def broken(frames: Any) -> None:
+            consume(frames.part(0, 3))  # some of its rows are collected already
+            raise ZeroDivisionError("division by zero")
+
+        monkeypatch.setattr(engine.pipeline, "consume", broken)
+        for number in range(10):
+            append(journal, 101 + 10 * number, 10)
+            engine.wake()
+            await turns(5)
+        assert told == ["engine.failed"]
+        assert engine.failed == "ZeroDivisionError: division by zero"
+        assert not engine.settled
+        assert not await engine.drain(30)  # at once
+        engine.stop()
+        assert sink.ids == list(range(1, 101))
+
+        after, other = new_engine(journal), GatedSink()
+        after.start(other)
+        await drained(after, other)
+        assert other.ids == list(range(101, 201))
+
+    asyncio.run(run())
 
 
 def test_another_engine_continues_where_the_first_one_was_released(journal: Journal) -> None:

@@ -52,7 +52,7 @@ def watch(*problems: str, **judged_dead: int) -> Any:
 def recording(**more: Any) -> Any:
     """A recording in which all is well, an hour after its start."""
     engine = SimpleNamespace(
-        decoded=Histogram(), queryable=Histogram(), rows_queryable=0, released=0, backlog=0, waiting_since=0,
+        decoded=Histogram(), queryable=Histogram(), rows_queryable=0, released=0, backlog=0, waiting_since=0, failed="",
         ledger=SimpleNamespace(total=StageHistograms(), offsets={}, unmeasured=0),
     )  # fmt: skip
     pipeline = SimpleNamespace(sources={}, out=SimpleNamespace(unknown={}), rows={"trades": 0}, duplicates=0)
@@ -244,6 +244,8 @@ def test_rows_that_wait_too_long_and_a_paused_journal_are_problems() -> None:
     of.engine.waiting_since = NOW - 2 * GRACE_NS
     of.journal.paused_reason = "1.0 GB free"
     assert health(of, NOW) == ["rows received 60 s ago are not queryable yet", "journal: 1.0 GB free"]
+    of.engine.failed = "ZeroDivisionError: division by zero"
+    assert health(of, NOW)[0].startswith("nothing is decoded any more: ZeroDivisionError: division by zero; frames are")
 
 
 def test_a_taken_port_is_named(free_port: Callable[[], int]) -> None:

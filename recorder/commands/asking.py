@@ -22,12 +22,12 @@ from recorder.core.history import HISTORY_CONNECTION
 from recorder.core.pipeline import Pipeline
 from recorder.feeds import make
 from recorder.shell.database import Database
-from recorder.shell.engine import Engine
+from recorder.shell.engine import FAILED_ACTION, Engine
 from recorder.shell.journal import Journal
 from recorder.shell.questions import Questions
 from recorder.shell.snapshots import Snapshots
 from recorder.values.config import Config
-from recorder.values.errors import DatabaseError
+from recorder.values.errors import DatabaseError, RecorderError
 from recorder.values.feed import FeedSpec, Historian, HistoryRequest, Poll
 from recorder.values.tables import REJECTED
 
@@ -99,8 +99,10 @@ class Asking:
         return self.rows.get(REJECTED.name, 0)
 
     async def stored(self) -> None:
-        """Wait until all of it can be queried. Raises DatabaseError."""
+        """Wait until all of it can be queried. Raises DatabaseError; RecorderError when it cannot be decoded."""
         if not await self._engine.drain(APPLY_TIMEOUT_S):
+            if why := self._engine.failed:
+                raise RecorderError(f"{self._journal.directory} cannot be decoded: {why}; {FAILED_ACTION}")
             raise DatabaseError(
                 f"rows are not queryable after {APPLY_TIMEOUT_S:.0f} s; they are in {self._journal.directory} and "
                 "are stored when the same is asked again"
@@ -124,7 +126,7 @@ async def asking(config: Config, folder: str, log: Any) -> AsyncIterator[Asking]
     try:
         snapshots = Snapshots(directory, log.warning)
         pipeline, stored = snapshots.resume(journal, lambda: Pipeline(config.kernels, make))
-        engine = Engine(journal, pipeline, config.batch, snapshots, stored)
+        engine = Engine(journal, pipeline, config.batch, snapshots, stored, log.error)
         sink = make_sink(config, log, on_answered=engine.on_answered, on_applied=engine.on_applied)
         engine.start(sink)
         try:

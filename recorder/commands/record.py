@@ -91,7 +91,7 @@ class Recording:
         behind = self.journal.end - self.pipeline.position
         if behind:
             self.log.info("journal.resumed", position=self.pipeline.position, bytes=behind)
-        self.engine = Engine(self.journal, self.pipeline, self.config.batch, self.snapshots, stored)
+        self.engine = Engine(self.journal, self.pipeline, self.config.batch, self.snapshots, stored, self.log.error)
         gc.collect()
         gc.freeze()  # what exists now lives as long as the process: the collector need not look at it again
         self.last_events = LastEvents(self.journal, make, self.log)
@@ -245,7 +245,7 @@ class Recording:
         await self.repairer.stop()
         await self._runs.close()
         self._clock.cancel()
-        if not self.engine.stored:
+        if not self.engine.stored and not self.engine.failed:
             self.pipeline.write_coverage()  # of the minute begun; should recording go on within it, these are replaced
         if self.sink is not None:
             await wait_first(self._drain(), *([hurry.wait()] if hurry is not None else []), timeout_s=None)
@@ -268,7 +268,7 @@ class Recording:
         else:
             self.log.warning(
                 "journal.kept", bytes=self.journal.end - self.engine.released,
-                reason="not queryable yet; the next start loads it", database=self.database_state,
+                reason=self.engine.failed or "not queryable yet; the next start loads it", database=self.database_state,
             )  # fmt: skip
         self.journal.close()
         if drained:

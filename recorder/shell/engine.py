@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +26,7 @@ BUSY_WINDOW_S = 0.05  # the longest that a busy feed's rows are collected
 STATES_KEPT = 3  # one that waits to be applied, the newest, and the one before it
 IN_FLIGHT_MAX = 1 << 14  # 80 s of 5 ms windows; then blocks are counted together: a table may be suspended for days
 CATCHING_UP_BYTES = 16 << 20  # of backlog, a second at 100,000 trades/s: compressing the journal waits for its end
+FAILED_ACTION = "frames are journalled; the next start of a version without this error loads them"
 RETRY_S = 0.002  # how soon to look again when the sink had no room
 
 
@@ -63,6 +65,11 @@ class Engine:
     snapshots  what keeps the pipeline's state; a position is then released to the journal once it is kept there.
                None: once it is applied
     stored     rows of frames up to this position are in the database already: they are decoded for the state alone
+    log        told once when nothing can be decoded any more
+
+    failed     why nothing is decoded any more; empty while it is. A frame that does not fit is counted and passed over
+               by the pipeline; what gets out of it is an error of ours, which the same frames would meet again. They
+               and all that follow are journalled, and loaded by the next start of a version without it
     """
 
     def __init__(
@@ -72,8 +79,10 @@ class Engine:
         batch: BatchConfig,
         snapshots: Snapshots | None = None,
         stored: int = 0,
+        log: Callable[..., None] = lambda event, **fields: None,
     ) -> None:
         self.pipeline = pipeline
+        self.failed, self._log = "", log
         self.stored = stored if stored > pipeline.position else 0
         self.decoded = Histogram()  # receive → decoded, per frame
         self.queryable = Histogram()  # receive → applied, per row, by the first row of its block
@@ -111,7 +120,7 @@ class Engine:
 
         Between ``stop`` and ``start``, when nothing of the sink before is still to come.
         """
-        self.pipeline, self.stored = pipeline, 0
+        self.pipeline, self.stored, self.failed = pipeline, 0, ""
         self._rows_submitted = self._rows_applied = self._rows_before.get(pipeline.position, 0)
         self._rows_before = {pipeline.position: self._rows_submitted}
         self.released = self.sealed_position = pipeline.position
@@ -135,7 +144,7 @@ class Engine:
     @property
     def settled(self) -> bool:
         """Everything journalled so far is queryable."""
-        return not self.backlog and not self.pipeline.pending and not self._in_flight
+        return not self.failed and not self.backlog and not self.pipeline.pending and not self._in_flight
 
     @property
     def waiting_since(self) -> int:
@@ -147,6 +156,18 @@ class Engine:
 
     def _pump(self) -> None:
         self._pumping = False
+        self._guarded(self._step)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        if self.failed:
+            return
+        try:
+            work()
+        except Exception as error:
+            self.failed = f"{type(error).__name__}: {error}"
+            self._log("engine.failed", position=self.pipeline.position, action=FAILED_ACTION, exception=error)
+
+    def _step(self) -> None:
         if self.pipeline.position < self.stored:
             self._rebuild()
             return
@@ -183,12 +204,15 @@ class Engine:
         self.wake()
 
     def _on_window(self) -> None:
+        self._window = None
+        self._guarded(self._close_window)
+
+    def _close_window(self) -> None:
         """The deadline of the rows collected: seal them, or in a busy feed collect a few windows more.
 
         A row costs the server five times as much in blocks of 1,000 as in blocks of 20,000; who sends that fast gains
         more by the server's keeping up than by a window's delay.
         """
-        self._window = None
         self._collected_s += self._batch.window_ms / 1000
         busy = self._collected_s * BUSY_ROWS_PER_S <= self.pipeline.pending < BUSY_BLOCK_ROWS
         if busy and self._collected_s < BUSY_WINDOW_S:
@@ -263,11 +287,11 @@ class Engine:
             self._snapshots.write_guarded(self.pipeline.snapshot())
 
     async def drain(self, timeout_s: float) -> bool:
-        """Wait until everything journalled is queryable; False when ``timeout_s`` was not enough."""
+        """Wait until everything journalled is queryable; False when ``timeout_s`` was not enough, or it cannot be."""
         deadline = self._loop.time() + timeout_s
         self.wake()
         while not self.settled:
-            if self._loop.time() > deadline:
+            if self.failed or self._loop.time() > deadline:
                 return False
             await asyncio.sleep(RETRY_S)
         return True

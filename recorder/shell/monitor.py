@@ -19,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from recorder import __version__
 from recorder.core.histogram import SUB_BITS, ZERO, Histogram, sum_of
 from recorder.core.latency import STAGES
+from recorder.shell.engine import FAILED_ACTION
 from recorder.shell.poller import Poller
 from recorder.values.config import MetricsConfig
 from recorder.values.errors import RecorderError
@@ -121,6 +122,8 @@ def health(recording: Any, now: int) -> list[str]:
         problems += [f"table {table} is suspended: {reason}" for table, reason in sink.suspended.items()]
         if sink.visibility_lag_s * SECOND > GRACE_NS:
             problems.append(f"rows answered {sink.visibility_lag_s:.0f} s ago are not applied yet")
+    if why := recording.engine.failed:
+        problems.append(f"nothing is decoded any more: {why}; {FAILED_ACTION}")
     waiting_since = recording.engine.waiting_since
     if waiting_since and now - waiting_since > GRACE_NS:
         problems.append(f"rows received {(now - waiting_since) // SECOND} s ago are not queryable yet")
