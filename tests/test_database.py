@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from recorder.shell.database import server, startup_cache
 from recorder.shell.database.files import JAR_SHA256, VERSION, fetch_jar, find_java, java_options, server_conf
 from recorder.shell.database.server import JAVA_MODULE, Database
 from recorder.shell.database.sql_client import SqlClient
@@ -255,3 +256,81 @@ def test_unreachable_mirror_is_named(tmp_path, free_port):
         DatabaseError, match=rf"could not be downloaded from http://127.0.0.1:{port}: .*questdb.maven_base"
     ):
         fetch_jar(f"http://127.0.0.1:{port}", tmp_path)
+
+
+def told(database: Database, option: str) -> Path:
+    """What the running server's command line names with this option."""
+    pid = database.status().pid
+    assert pid is not None
+    (word,) = (word for word in psutil.Process(pid).cmdline() if word.startswith(option))
+    return Path(word.removeprefix(option))
+
+
+def test_server_that_ends_in_order_leaves_a_cache_that_later_ones_start_from(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "cache_folder", lambda: tmp_path)
+    first, second = make(tmp_path / "first"), make(tmp_path / "second")
+    first.start()
+    pid = first.status().pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not first.alive())
+    first.start()
+    unfinished = told(first, "-XX:AOTCacheOutput=")
+    first.stop()
+    (cache,) = (tmp_path / "java").iterdir()
+    assert (cache.suffix, unfinished.exists()) == (".aot", False)
+    second.start()
+    assert told(second, "-XX:AOTCache=") == cache
+    assert str(cache) in {each.path for each in psutil.Process(second.status().pid).memory_maps()}
+    second.stop()
+    cache.write_bytes(cache.read_bytes()[: 1 << 20])
+    assert second.start(), "a damaged cache must not keep a server from starting"
+    with second.client() as client:
+        assert client.rows("select 1 one") == [{"one": 1}]
+
+
+def test_cache_of_a_server_that_does_not_start_is_not_used_again(tmp_path):
+    java, jar = tmp_path / "bin" / "java", tmp_path / "questdb.jar"
+    (tmp_path / "lib").mkdir()
+    for file in (tmp_path / "lib" / "modules", jar):
+        file.write_bytes(b"1")
+
+    def option(*options: str) -> list[str]:
+        return startup_cache.option(java, jar, list(options), "root", tmp_path / "java")
+
+    making = option("-Xmx1m")
+    Path(making[0].partition("=")[2]).write_bytes(b"cache")
+    notes = Path(making[0].partition("=")[2] + ".config")
+    notes.touch()
+    startup_cache.keep(making)
+    assert option("-Xmx1m") == making, "Java was killed while it wrote"
+    Path(making[0].partition("=")[2]).write_bytes(b"cache")
+    notes.unlink()
+    startup_cache.keep(making)
+    using = option("-Xmx1m")
+    assert Path(using[0].partition("=")[2]).read_bytes() == b"cache"
+    assert option("-Xmx2m") != making
+    startup_cache.drop(using)
+    assert option("-Xmx1m") == making
+    jar.write_bytes(b"22")
+    assert option("-Xmx1m") != making
+
+
+def test_caches_are_no_more_than_a_few(tmp_path):
+    java, jar = tmp_path / "bin" / "java", tmp_path / "questdb.jar"
+    (tmp_path / "lib").mkdir()
+    for file in (tmp_path / "lib" / "modules", jar):
+        file.touch()
+    names: list[str] = []
+    for number in range(9):
+        made = startup_cache.option(java, jar, [f"-Xmx{number}m"], "root", tmp_path / "java")
+        path = Path(made[0].partition("=")[2])
+        path.touch()
+        startup_cache.keep(made)
+        (kept,) = (
+            Path(word.partition("=")[2])
+            for word in startup_cache.option(java, jar, [f"-Xmx{number}m"], "", path.parent)
+        )
+        os.utime(kept, (number, number))
+        names.append(kept.name)
+    assert sorted(each.name for each in (tmp_path / "java").iterdir()) == sorted(names[-startup_cache.KEPT_MAX :])

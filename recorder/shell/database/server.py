@@ -17,13 +17,22 @@ from typing import Any
 
 import psutil
 
-from recorder.shell.database.files import LOG_CONF, LOOPBACK, fetch_jar, find_java, java_options, server_conf
+from recorder.shell.database import startup_cache
+from recorder.shell.database.files import (
+    LOG_CONF,
+    LOOPBACK,
+    cache_folder,
+    fetch_jar,
+    find_java,
+    java_options,
+    server_conf,
+)
 from recorder.shell.database.sql_client import SqlClient
 from recorder.values.errors import DatabaseError
 
 JAVA_MODULE = "io.questdb/io.questdb.ServerMain"
 START_TIMEOUT_S = 90.0  # 2 s on an idle machine, 15 s on a loaded one, more when much WAL has to be recovered
-STOP_TIMEOUT_S = 30.0  # a clean stop takes under 1 s
+STOP_TIMEOUT_S = 30.0  # a clean stop takes under 1 s, and 4 to 7 when it leaves a start-up cache
 KILL_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 2.0
 POLL_S = 0.05
@@ -73,6 +82,7 @@ class Database:
         self._user, self._password = user or None, password or None
         self._process: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
+        self._launched: list[str] = []  # the command line
         self._lock = threading.RLock()
         self._abandoned = threading.Event()
 
@@ -139,7 +149,9 @@ class Database:
             pid = self._pid = self._find()
             if pid is None:
                 return False
+            command = _command(pid)
             self._terminate(pid)
+            startup_cache.keep(command)
             self._pid_path.unlink(missing_ok=True)
             self._pid, self._process = None, None
             return True
@@ -289,12 +301,14 @@ class Database:
         if self._user is not None:  # by environment, so that no secret is written to disk
             environment |= {"QDB_HTTP_USER": self._user, "QDB_HTTP_PASSWORD": self._password or ""}
             environment |= {"QDB_PG_USER": self._user, "QDB_PG_PASSWORD": self._password or ""}
-        command = [str(java), *java_options(self.heap_mb), "-p", str(jar), "-m", JAVA_MODULE, "-d", str(self.root)]
+        options = java_options(self.heap_mb)
+        options += startup_cache.option(java, jar, options, str(self.root), cache_folder() / "java")
+        self._launched = [str(java), *options, "-p", str(jar), "-m", JAVA_MODULE, "-d", str(self.root)]
         if self._stdout_path.exists():
             self._stdout_path.replace(self._stdout_path.with_suffix(".log.1"))
         with open(self._stdout_path, "wb") as output:
             self._process = subprocess.Popen(
-                command,
+                self._launched,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -309,6 +323,7 @@ class Database:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if not self._is_ours(pid):
+                startup_cache.drop(self._launched)
                 raise self._startup_error()
             if _healthy(self.min_http_port):
                 with self.client() as client:
@@ -355,6 +370,12 @@ class Database:
                     return
                 time.sleep(POLL_S)
         raise DatabaseError(f"QuestDB (pid {pid}) on {self.root} does not end, not even by SIGKILL; is its disk stuck?")
+
+
+def _command(pid: int) -> list[str]:
+    with contextlib.suppress(psutil.Error, OSError):
+        return psutil.Process(pid).cmdline()
+    return []
 
 
 def _healthy(min_http_port: int) -> bool:
