@@ -250,6 +250,27 @@ def test_the_ledger_accounts_for_every_row_once():
     assert not any(entry["verified"] for entry in entries if entry["series"][0] == "us")
 
 
+@given(
+    places=st.sets(st.integers(1, len(FRAMES) - 1), max_size=9), jump_s=st.sampled_from([-7200, 3600, 86_400 * 3650])
+)
+@settings(max_examples=6, deadline=None)
+def test_a_clock_that_was_wrong_for_a_while_neither_holds_the_ledger_back_nor_counts_twice(places, jump_s):
+    """For a stretch of frames, and set right again: twice over, in the same minutes."""
+    wrong = [
+        (kind, source, ts + jump_s * SECOND * (20 < number % 400 < 220 and ts > 0), payload)
+        for number, (kind, source, ts, payload) in enumerate(FRAMES)
+    ]
+    rows, _ = rows_from(cut(wrong, places), restart_every=3)
+    entries = [dict(zip([c.name for c in COVERAGE.laid_out], row, strict=True)) for row in rows["coverage"]]
+    key = [tuple(entry[name] for name in ("ts_event", "series", "channel", "noticed")) for entry in entries]
+    latest = dict(zip(key, entries, strict=True))  # what a table keeps
+    assert sum(entry["received"] - entry["duplicate"] for entry in latest.values()) == sum(
+        len(rows[name]) for name in ("trades", "quotes")
+    )
+    own = [ts // MINUTE for kind, _, ts, _ in wrong[-30:] if kind == TEXT]
+    assert {entry["noticed"] // MINUTE for entry in entries} >= set(own)
+
+
 def test_a_bad_frame_is_kept_in_rejected_with_its_position_and_disturbs_nothing():
     rows, pipeline = rows_from([FRAMES])
     bad = sum(payload.endswith(b'"trade"') for _, _, _, payload in FRAMES)

@@ -57,6 +57,7 @@ from recorder.values.tables import (
 )
 
 HELD_BACK = (TRADES.name, QUOTES.name)  # the tables with many rows a second
+SET_BACK = 10 * MINUTE  # by less, or by frames that waited, reception stays in its minute
 HELD_ROWS_MAX = 1024  # more in one ts_event are an auction or a snapshot: not worth a window's delay
 
 NO_RULES = (IDS_OPAQUE, 0, *[BY_NOTHING] * len(CHANNELS))  # of a series that no feed declared
@@ -84,7 +85,8 @@ class Pipeline:
         self.gaps = GapBook(self.out, self.kernels, self.coverage.interrupted)
         self.out.interrupted, self.out.missed = self._interrupted, lambda *what: self.gaps.missed(*what)
         self._counted_quotes = False  # of any feed
-        self._minute = 0  # start of the minute of reception, the latest of any frame so far
+        # Start of the minute of reception, the latest of any frame, and 1 ns for each time the clock was set back.
+        self._minute = 0
         self._computed: dict[str, list[Rows]] = {}  # rows that kernels have seen, for the next block
         self._held: dict[str, Rows] = {}  # rows handed over with the next block
         self._sealed_to = 0  # position of the last block: what was held back then is in the one after it
@@ -93,13 +95,18 @@ class Pipeline:
 
     def consume(self, frames: Frames) -> None:
         """Decode frames in order; a bad one is counted, recorded in ``rejected`` and passed over."""
-        while frames.count and int(frames.ts_recv.max()) >= self._minute + MINUTE:
-            first = int(np.argmax(frames.ts_recv >= self._minute + MINUTE))
+        while frames.count:
+            other = (frames.ts_recv >= self._minute + MINUTE) | (frames.ts_recv < self._minute - SET_BACK)
+            first = int(np.argmax(other))
+            if not other[first]:
+                break
             self._consume(frames.part(0, first))
             self.write_coverage()
             self.coverage.clear()
             ts_recv = int(frames.ts_recv[first])
-            self._minute = ts_recv - ts_recv % MINUTE
+            # Entries of a minute that comes a second time must not replace those of the first.
+            times = self._minute % MINUTE + (ts_recv < self._minute)
+            self._minute = ts_recv - ts_recv % MINUTE + times
             frames = frames.part(first, frames.count)
         self._consume(frames)
 

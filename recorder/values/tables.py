@@ -300,7 +300,11 @@ COVERAGE = Table(
         Column("ts_event", TIMESTAMP, "start of the minute that the rows belong to, by their ts_event"),
         series(),
         Column("channel", symbol(64), "trades, quotes …; * with symbol * for a whole connection"),
-        Column("noticed", TIMESTAMP, "start of the minute it was noticed in: late rows and repairs come on top"),
+        Column(
+            "noticed",
+            TIMESTAMP,
+            "minute it was noticed in, plus 1 ns each time the clock was set back: what is late comes on top",
+        ),
         Column("received", LONG, "rows that came, repeats included"),
         Column("verified", LONG, "rows whose neighbours are known by id or sequence"),
         Column("unverifiable", LONG, "rows of which nobody can say what came before"),
