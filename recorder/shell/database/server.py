@@ -355,7 +355,8 @@ class Database:
             with contextlib.suppress(OSError), open(path, "rb") as file:
                 file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
                 text = file.read().decode("utf-8", "replace")
-                lines += [line for line in text.splitlines() if line.strip()][-LOG_TAIL_LINES:]
+                told = (line for line in text.splitlines() if line.strip() and not startup_cache.OF_JAVA.search(line))
+                lines += list(told)[-LOG_TAIL_LINES:]
         return "\n".join(lines) or f"(nothing in {self.root / 'log'})"
 
     def _terminate(self, pid: int) -> None:
