@@ -135,7 +135,8 @@ def test_a_chain_comes_whole_or_of_one_expiration() -> None:
             day = datetime.datetime.fromtimestamp(whole[0].expiration // 10**9, datetime.UTC).date()
             return whole, await cboe.get_options_chain("AAPL", day)
 
-    with AskedSimulator(Cboe(("AAPL",), time.time_ns, 3, 9)) as served:
+    now = time.time_ns()  # of both answers: strikes lie around a price that moves
+    with AskedSimulator(Cboe(("AAPL",), lambda: now, 3, 9)) as served:
         whole, one = asyncio.run(ask(served.url))
     assert (len(whole), len(one)) == (2 * 3 * 9, 2 * 9)
     assert {leg.underlying for leg in whole} == {"AAPL"}
