@@ -105,9 +105,8 @@ def figures(
     written = log[np.searchsorted(log[:, 0], numbers), 1]
     blocks = blocks[blocks[:, 0] >= sent["first_ns"]]
     late = blocks[:, 1] - blocks[:, 0]
-    recovering = blocks[:, 1] > starting
-    begun = blocks[recovering & (late > LIVE_NS), 1][0]
-    ended = blocks[recovering & (blocks[:, 1] > begun) & (late <= LIVE_NS), 1][0]  # a pause later on is none of it
+    begun = blocks[(blocks[:, 1] > starting) & (late > LIVE_NS), 1][0]
+    ended = blocks[(blocks[:, 1] > begun) & (late <= LIVE_NS), 1][0]  # a pause later on is none of it
     # Of all rows applied meanwhile, those of the first block came before it.
     rows = int(blocks[(blocks[:, 1] > begun) & (blocks[:, 1] <= ended), 2].sum())
     phases = {"before": (sent["first_ns"], down - LIVE_NS), "during": (up, ended), "after": (ended, sent["last_ns"])}

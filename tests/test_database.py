@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from recorder.shell.database import server, startup_cache
+from recorder.shell.database import startup_cache
 from recorder.shell.database.files import JAR_SHA256, VERSION, fetch_jar, find_java, java_options, server_conf
 from recorder.shell.database.server import JAVA_MODULE, Database
 from recorder.shell.database.sql_client import SqlClient
@@ -267,7 +267,7 @@ def told(database: Database, option: str) -> Path:
 
 
 def test_server_that_ends_in_order_leaves_a_cache_that_later_ones_start_from(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(server, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(startup_cache, "folder", lambda: tmp_path / "java")
     first, second = make(tmp_path / "first"), make(tmp_path / "second")
     first.start()
     pid = first.status().pid
@@ -289,58 +289,52 @@ def test_server_that_ends_in_order_leaves_a_cache_that_later_ones_start_from(mak
         assert client.rows("select 1 one") == [{"one": 1}]
 
 
-def test_cache_of_a_server_that_does_not_start_is_not_used_again(tmp_path):
+@pytest.fixture
+def option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """What a server that is started with these options is told of its cache; its jar is tmp_path/questdb.jar."""
     java, jar = tmp_path / "bin" / "java", tmp_path / "questdb.jar"
     (tmp_path / "lib").mkdir()
     for file in (tmp_path / "lib" / "modules", jar):
         file.write_bytes(b"1")
+    monkeypatch.setattr(startup_cache, "folder", lambda: tmp_path / "java")
+    return lambda *options: startup_cache.option(java, jar, list(options), "root")
 
-    def option(*options: str) -> list[str]:
-        return startup_cache.option(java, jar, list(options), "root", tmp_path / "java")
 
+def file_of(option: list[str]) -> Path:
+    return Path(option[0].partition("=")[2])
+
+
+def test_cache_of_a_server_that_does_not_start_is_not_used_again(option, tmp_path):
     making = option("-Xmx1m")
-    unfinished = Path(making[0].partition("=")[2])
-    unfinished.write_bytes(b"cache")
+    file_of(making).write_bytes(b"cache")
     startup_cache.keep(making)
     using = option("-Xmx1m")
-    assert Path(using[0].partition("=")[2]).read_bytes() == b"cache"
+    assert file_of(using).read_bytes() == b"cache"
     assert option("-Xmx2m") == using
     assert option("-Xmx2m", "-XX:+UseG1GC") not in (using, making)
     startup_cache.drop(using)
     assert option("-Xmx1m") == making
-    jar.write_bytes(b"22")
+    (tmp_path / "questdb.jar").write_bytes(b"22")
     assert option("-Xmx1m") not in (using, making)
 
 
-def test_server_that_had_no_time_to_make_a_cache_is_not_asked_again(tmp_path):
-    java, jar = tmp_path / "bin" / "java", tmp_path / "questdb.jar"
-    (tmp_path / "lib").mkdir()
-    for file in (tmp_path / "lib" / "modules", jar):
-        file.touch()
-    making = startup_cache.option(java, jar, [], "root", tmp_path / "java")
-    unfinished = Path(making[0].partition("=")[2])
+def test_server_that_had_no_time_to_make_a_cache_is_not_asked_again(option, tmp_path):
+    making = option()
+    unfinished = file_of(making)
     for path in (unfinished, unfinished.with_name(unfinished.name + ".config")):
         path.write_bytes(b"half")
     startup_cache.keep(making)
-    assert startup_cache.option(java, jar, [], "root", tmp_path / "java") == []
+    assert option() == []
     assert sum(path.stat().st_size for path in (tmp_path / "java").iterdir()) == 0
 
 
-def test_caches_are_no_more_than_a_few(tmp_path):
-    java, jar = tmp_path / "bin" / "java", tmp_path / "questdb.jar"
-    (tmp_path / "lib").mkdir()
-    for file in (tmp_path / "lib" / "modules", jar):
-        file.touch()
+def test_caches_are_no_more_than_a_few(option, tmp_path):
     names: list[str] = []
     for number in range(9):
-        made = startup_cache.option(java, jar, [f"-Dnumber={number}"], "root", tmp_path / "java")
-        path = Path(made[0].partition("=")[2])
-        path.touch()
+        made = option(f"-Dnumber={number}")
+        file_of(made).touch()
         startup_cache.keep(made)
-        (kept,) = (
-            Path(word.partition("=")[2])
-            for word in startup_cache.option(java, jar, [f"-Dnumber={number}"], "", path.parent)
-        )
+        kept = file_of(option(f"-Dnumber={number}"))
         os.utime(kept, (number, number))
         names.append(kept.name)
     assert sorted(each.name for each in (tmp_path / "java").iterdir()) == sorted(names[-startup_cache.KEPT_MAX :])

@@ -52,21 +52,15 @@ def java_options(heap_mb: int) -> list[str]:
     ]
 
 
-def cache_folder() -> Path:
-    """Where what can be had again is kept, for all recorders of this user."""
-    import platformdirs
-
-    return platformdirs.user_cache_path("recorder")
-
-
 def fetch_jar(maven_base: str | None = None, cache: Path | None = None) -> Path:
     """The server's jar, from the cache or from Maven Central (or a mirror), its digest verified at every call.
 
     Raises DatabaseError when it cannot be had or is not the file that this version of recorder was tested with.
     """
     import filelock
+    import platformdirs
 
-    folder = (cache or cache_folder()) / "maven"
+    folder = (cache or platformdirs.user_cache_path("recorder")) / "maven"
     folder.mkdir(parents=True, exist_ok=True)
     jar = folder / "org" / "questdb" / "questdb" / VERSION / f"questdb-{VERSION}.jar"
     try:

@@ -18,15 +18,7 @@ from typing import Any
 import psutil
 
 from recorder.shell.database import startup_cache
-from recorder.shell.database.files import (
-    LOG_CONF,
-    LOOPBACK,
-    cache_folder,
-    fetch_jar,
-    find_java,
-    java_options,
-    server_conf,
-)
+from recorder.shell.database.files import LOG_CONF, LOOPBACK, fetch_jar, find_java, java_options, server_conf
 from recorder.shell.database.sql_client import SqlClient
 from recorder.values.errors import DatabaseError
 
@@ -82,7 +74,6 @@ class Database:
         self._user, self._password = user or None, password or None
         self._process: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
-        self._launched: list[str] = []  # the command line
         self._lock = threading.RLock()
         self._abandoned = threading.Event()
 
@@ -127,11 +118,13 @@ class Database:
             java, jar = find_java(), fetch_jar(self.maven_base)
             self.check_ports_free()
             self._write_conf()
-            self._launch(java, jar)
+            command = self._launch(java, jar)
             assert self._pid is not None
             try:
                 self._wait_ready(self._pid)
             except BaseException:
+                if not self._is_ours(self._pid):
+                    startup_cache.drop(command)
                 if not self._abandoned.is_set():
                     self._terminate(self._pid)
                 raise
@@ -294,7 +287,8 @@ class Database:
                         f"stop that program or set another questdb.{key}"
                     ) from error
 
-    def _launch(self, java: Path, jar: Path) -> None:
+    def _launch(self, java: Path, jar: Path) -> list[str]:
+        """The command line of the process that was started."""
         # The environment wins over server.conf, so whatever QDB_* the user has set for another server must not leak in.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("QDB_")}
         environment["QDB_LOG_LOG_DIR"] = str(self.root / "log")
@@ -302,13 +296,13 @@ class Database:
             environment |= {"QDB_HTTP_USER": self._user, "QDB_HTTP_PASSWORD": self._password or ""}
             environment |= {"QDB_PG_USER": self._user, "QDB_PG_PASSWORD": self._password or ""}
         options = java_options(self.heap_mb)
-        options += startup_cache.option(java, jar, options, str(self.root), cache_folder() / "java")
-        self._launched = [str(java), *options, "-p", str(jar), "-m", JAVA_MODULE, "-d", str(self.root)]
+        options += startup_cache.option(java, jar, options, str(self.root))
+        command = [str(java), *options, "-p", str(jar), "-m", JAVA_MODULE, "-d", str(self.root)]
         if self._stdout_path.exists():
             self._stdout_path.replace(self._stdout_path.with_suffix(".log.1"))
         with open(self._stdout_path, "wb") as output:
             self._process = subprocess.Popen(
-                self._launched,
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -318,12 +312,12 @@ class Database:
             )
         self._pid = self._process.pid
         self._pid_path.write_text(f"{self._pid}\n")
+        return command
 
     def _wait_ready(self, pid: int) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if not self._is_ours(pid):
-                startup_cache.drop(self._launched)
                 raise self._startup_error()
             if _healthy(self.min_http_port):
                 with self.client() as client:

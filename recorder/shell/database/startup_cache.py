@@ -22,25 +22,31 @@ OF_JAVA = re.compile(r"\[aot|AOT|\.aot\b|JAVA\w*_OPTIONS: ")  # lines of output 
 _OPTIONS_FROM_OUTSIDE = ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS")
 
 
-def option(java: Path, jar: Path, options: list[str], owner: str, folder: Path) -> list[str]:
+def folder() -> Path:
+    """Where caches are, of all recorders of this user."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("recorder") / "java"
+
+
+def option(java: Path, jar: Path, options: list[str], owner: str) -> list[str]:
     """The option that uses the cache, or has one made; none where that is of no use or the folder cannot be written.
 
-    owner   of what is being made: one for each data root, as its servers never run at once
-    folder  of caches, made when missing
+    owner  of what is being made: one for each data root, as its servers never run at once
     """
-    files = (java.parent.parent / "lib" / "modules", jar)
+    caches, files = folder(), (java.parent.parent / "lib" / "modules", jar)
     try:
         of_files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        folder.mkdir(parents=True, exist_ok=True)
+        caches.mkdir(parents=True, exist_ok=True)
         outside = [os.environ.get(name, "") for name in _OPTIONS_FROM_OUTSIDE]
         own = [option for option in options if not option.startswith("-Xmx")]
-        cache = folder / f"questdb-{_digest(repr((of_files, own, outside)))}{_SUFFIX}"
+        cache = caches / f"questdb-{_digest(repr((of_files, own, outside)))}{_SUFFIX}"
         if cache.exists():
             cache.touch()
             return [f"{_USE}{cache}"]
         if cache.with_suffix(_NONE).exists():
             return []
-        _tidy(folder)
+        _tidy(caches)
         unfinished = cache.with_name(f"{cache.name}.{_digest(owner)}{_UNFINISHED}")
         unfinished.unlink(missing_ok=True)
     except OSError:
@@ -50,9 +56,7 @@ def option(java: Path, jar: Path, options: list[str], owner: str, folder: Path) 
 
 def keep(command: list[str]) -> None:
     """A server with this command line was told to end, and has: what it made is the cache from now on."""
-    for path in _named(command, _MAKE):
-        if not path.name.endswith(_UNFINISHED):
-            continue  # another's
+    for path in _made(command):
         cache, notes = path.with_name(path.name.partition(_SUFFIX)[0] + _SUFFIX), path.with_name(path.name + _NOTES)
         with contextlib.suppress(OSError):
             if path.exists() and not notes.exists():  # which Java removes last
@@ -65,8 +69,7 @@ def keep(command: list[str]) -> None:
 
 def drop(command: list[str]) -> None:
     """A server with this command line did not start: were the cache why, the next one starts without."""
-    made = [path for path in _named(command, _MAKE) if path.name.endswith(_UNFINISHED)]
-    for path in (*_named(command, _USE), *made):
+    for path in (*_named(command, _USE), *_made(command)):
         with contextlib.suppress(OSError):
             path.unlink()
 
@@ -75,13 +78,18 @@ def _named(command: list[str], option_: str) -> list[Path]:
     return [Path(word.removeprefix(option_)) for word in command if word.startswith(option_)]
 
 
-def _tidy(folder: Path) -> None:
+def _made(command: list[str]) -> list[Path]:
+    """What is ours: a server that somebody started by hand may make a cache of his own."""
+    return [path for path in _named(command, _MAKE) if path.name.endswith(_UNFINISHED)]
+
+
+def _tidy(caches: Path) -> None:
     """Room for one more cache; what was never finished goes too."""
     stale = time.time() - ABANDONED_S
-    files = sorted(((path.stat().st_mtime, path) for path in folder.glob("questdb-*")), reverse=True)
-    caches = [path for _, path in files if path.name.endswith(_SUFFIX)]
+    files = sorted(((path.stat().st_mtime, path) for path in caches.glob("questdb-*")), reverse=True)
+    whole = [path for _, path in files if path.name.endswith(_SUFFIX)]
     abandoned = [path for written, path in files if _UNFINISHED in path.name and written < stale]
-    for path in (*caches[KEPT_MAX - 1 :], *abandoned):
+    for path in (*whole[KEPT_MAX - 1 :], *abandoned):
         path.unlink(missing_ok=True)
 
 
